@@ -1,0 +1,219 @@
+/* Coming and going. An entry is taken by one CAS that also names its process, and given up by one
+ * store; roles are words that hold the entry's number. */
+#include "process.h"
+#include "queue.h"
+#include "ring_words.h"
+#include "wait.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#define SPIN_FIRST_NS 20000u
+#define ROLE_TRIES 1000u
+
+static sq_status join(sq_queue *queue) {
+    uint64_t identity = sq_process_identity();
+    if (identity == 0) {
+        errno = ENOSYS; /* no /proc: the dead could not be told from the living */
+        return SQ_SYSTEM;
+    }
+    for (uint32_t index = 0; index < queue->segment.participants; index++) {
+        sq_participant *entry = sq_segment_participant(&queue->segment, index);
+        uint64_t free_entry = 0;
+        if (atomic_load_explicit(&entry->identity, memory_order_relaxed) == 0 &&
+            atomic_compare_exchange_strong_explicit(&entry->identity, &free_entry, identity,
+                                                    memory_order_acq_rel, memory_order_relaxed)) {
+            queue->self = entry;
+            queue->id = index + 1;
+            return SQ_OK;
+        }
+    }
+    return SQ_TABLE_FULL;
+}
+
+static sq_status join_or_recover(sq_queue *queue) {
+    sq_status status = join(queue);
+    if (status == SQ_TABLE_FULL && sq_recover(queue, 0) > 0) {
+        status = join(queue);
+    }
+    return status;
+}
+
+static void open_handle(sq_queue *queue) {
+    queue->header = sq_segment_header(&queue->segment);
+    queue->single_producer = queue->segment.mode & SQ_SINGLE_PRODUCER;
+    queue->single_consumer = queue->segment.mode & SQ_SINGLE_CONSUMER;
+    queue->limit = queue->segment.maxsize ? queue->segment.maxsize : queue->segment.capacity;
+    queue->turn_shift = (uint64_t)__builtin_ctz(queue->segment.capacity);
+    queue->spin_ns = SPIN_FIRST_NS;
+}
+
+/* The name belongs to a queue already. If nobody alive holds it, it is a leftover and goes. */
+static sq_status remove_leftover(const char *file_name) {
+    sq_queue other;
+    memset(&other, 0, sizeof other);
+    sq_status status = sq_segment_attach(&other.segment, file_name);
+    if (status != SQ_OK) {
+        return status == SQ_GONE ? SQ_OK : status;
+    }
+    open_handle(&other);
+    status = sq_segment_lock(&other.segment);
+    if (status == SQ_OK) {
+        if (sq_segment_named(&other.segment)) {
+            for (uint32_t i = 0; i < other.segment.participants && status == SQ_OK; i++) {
+                uint64_t identity = atomic_load_explicit(
+                    &sq_segment_participant(&other.segment, i)->identity, memory_order_acquire);
+                if (identity != 0 && sq_process_alive(identity)) {
+                    status = SQ_EXISTS;
+                }
+            }
+            if (status == SQ_OK) {
+                sq_segment_unlink(file_name);
+            }
+        }
+        sq_segment_unlock(&other.segment);
+    }
+    sq_segment_unmap(&other.segment);
+    return status;
+}
+
+sq_status sq_queue_create(sq_queue *queue, const char *file_name, const sq_options *options) {
+    memset(queue, 0, sizeof *queue);
+    snprintf(queue->file_name, sizeof queue->file_name, "%s", file_name);
+    sq_status status = sq_segment_create(&queue->segment, options);
+    if (status != SQ_OK) {
+        return status;
+    }
+    open_handle(queue);
+    status = join(queue);
+    while (status == SQ_OK) {
+        status = sq_segment_publish(&queue->segment, file_name);
+        if (status != SQ_EXISTS) {
+            break;
+        }
+        status = remove_leftover(file_name);
+    }
+    if (status != SQ_OK) {
+        int error = errno;
+        sq_segment_unmap(&queue->segment);
+        errno = error;
+    }
+    return status;
+}
+
+sq_status sq_queue_attach(sq_queue *queue, const char *file_name) {
+    memset(queue, 0, sizeof *queue);
+    snprintf(queue->file_name, sizeof queue->file_name, "%s", file_name);
+    sq_status status = sq_segment_attach(&queue->segment, file_name);
+    if (status != SQ_OK) {
+        return status;
+    }
+    open_handle(queue);
+    /* under the lock, so that the last one out either sees us or is seen to have gone */
+    status = sq_segment_lock(&queue->segment);
+    if (status == SQ_OK) {
+        status = sq_segment_named(&queue->segment) ? join_or_recover(queue) : SQ_GONE;
+        sq_segment_unlock(&queue->segment);
+    }
+    if (status != SQ_OK) {
+        int error = errno;
+        sq_segment_unmap(&queue->segment);
+        errno = error;
+    }
+    return status;
+}
+
+sq_status sq_queue_rejoin(sq_queue *queue) {
+    /* a file description of our own: locks of the one we inherited are the parent's too */
+    char path[32];
+    snprintf(path, sizeof path, "/proc/self/fd/%d", queue->segment.fd);
+    int fd = open(path, O_RDWR | O_CLOEXEC);
+    if (fd >= 0) {
+        close(queue->segment.fd);
+        queue->segment.fd = fd;
+    }
+    queue->producing = false;
+    queue->consuming = false;
+    queue->redelivery_seen = 0;
+    queue->self = NULL;
+    queue->id = 0;
+    return join_or_recover(queue);
+}
+
+static bool anybody_left(const sq_queue *queue) {
+    for (uint32_t i = 0; i < queue->segment.participants; i++) {
+        if (atomic_load_explicit(&sq_segment_participant(&queue->segment, i)->identity,
+                                 memory_order_acquire) != 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+void sq_queue_leave(sq_queue *queue) {
+    sq_settle_chunks(queue, queue->id);
+    uint32_t id = queue->id;
+    atomic_compare_exchange_strong_explicit(&queue->header->producer, &id, 0, memory_order_release,
+                                            memory_order_relaxed);
+    id = queue->id;
+    atomic_compare_exchange_strong_explicit(&queue->header->consumer, &id, 0, memory_order_release,
+                                            memory_order_relaxed);
+    bool locked = sq_segment_lock(&queue->segment) == SQ_OK;
+    sq_recover(queue, 0);
+    /* release: all that we did is visible to whoever takes the entry next */
+    atomic_store_explicit(&queue->self->identity, 0, memory_order_release);
+    queue->self = NULL;
+    if (locked) {
+        if (!anybody_left(queue) && sq_segment_named(&queue->segment)) {
+            sq_queue_drop_externals(queue);
+            sq_segment_unlink(queue->file_name);
+        }
+        sq_segment_unlock(&queue->segment);
+    }
+}
+
+void sq_queue_unmap(sq_queue *queue) {
+    sq_segment_unmap(&queue->segment);
+}
+
+static sq_status take_role(sq_queue *queue, _Atomic uint32_t *role, bool single) {
+    if (!single) {
+        return SQ_OK;
+    }
+    for (uint32_t tries = 0; tries < ROLE_TRIES; tries++) {
+        uint32_t holder = 0;
+        /* acquire: the former holder's last operations are complete to us */
+        if (atomic_compare_exchange_strong_explicit(role, &holder, queue->id, memory_order_acquire,
+                                                    memory_order_relaxed) ||
+            holder == queue->id) {
+            return SQ_OK;
+        }
+        if (holder > queue->segment.participants) {
+            return SQ_CORRUPT;
+        }
+        uint64_t identity = atomic_load_explicit(
+            &sq_segment_participant(&queue->segment, holder - 1)->identity, memory_order_acquire);
+        if (identity != 0 && sq_process_alive(identity)) {
+            return SQ_ROLE_TAKEN;
+        }
+        if (sq_recover(queue, 0) == 0) {
+            usleep(1000); /* another one is recovering it */
+        }
+    }
+    return SQ_ROLE_TAKEN;
+}
+
+sq_status sq_queue_enrol_producer(sq_queue *queue) {
+    sq_status status = take_role(queue, &queue->header->producer, queue->single_producer);
+    queue->producing = status == SQ_OK;
+    return status;
+}
+
+sq_status sq_queue_enrol_consumer(sq_queue *queue) {
+    sq_status status = take_role(queue, &queue->header->consumer, queue->single_consumer);
+    queue->consuming = status == SQ_OK;
+    return status;
+}

@@ -1,0 +1,162 @@
+/* The chunk pool. A chunk is allocated by one CAS of its word from free to (owned, me): who holds
+ * it is on record from the first instant, so a crash cannot lose one. The lowest free chunk is
+ * preferred, which keeps the memory in use small and warm. */
+#include "ring_words.h"
+#include "wait.h"
+
+#include <stdio.h>
+
+#define CLASSES_TO_TRY 3u /* a message may take a chunk up to four times its size */
+
+uint64_t sq_chunk_largest(const sq_queue *queue) {
+    return queue->segment.chunk_bytes[queue->segment.classes - 1];
+}
+
+unsigned char *sq_chunk_data(const sq_queue *queue, uint32_t chunk) {
+    uint32_t size_class = sq_chunk_class(chunk);
+    return queue->segment.base + queue->segment.data_offset[size_class] +
+           queue->segment.stride[size_class] * sq_chunk_index(chunk);
+}
+
+static sq_status back_data(sq_queue *queue, uint32_t chunk, uint64_t bytes) {
+    sq_chunk *entry = sq_chunk_at(queue, chunk);
+    if (entry->backed >= bytes) {
+        return SQ_OK;
+    }
+    uint64_t offset = (uint64_t)(sq_chunk_data(queue, chunk) - queue->segment.base);
+    sq_status status = sq_segment_back(&queue->segment, offset, bytes);
+    if (status == SQ_OK) {
+        entry->backed = bytes;
+    }
+    return status;
+}
+
+static bool try_own(sq_queue *queue, uint32_t chunk) {
+    sq_chunk *entry = sq_chunk_at(queue, chunk);
+    uint64_t word = atomic_load_explicit(&entry->word, memory_order_relaxed);
+    /* acquire: the former holder's reads and writes of the chunk are over */
+    return word == 0 && atomic_compare_exchange_strong_explicit(
+                            &entry->word, &word, sq_chunk_word(SQ_CHUNK_OWNED, queue->id),
+                            memory_order_acquire, memory_order_relaxed);
+}
+
+/* Raise the high-water mark by one, with memory behind the new descriptor. The mark goes up
+ * before the chunk is owned, so recovery, which looks below it, sees every owned chunk. */
+static sq_status extend(sq_queue *queue, uint32_t size_class, uint32_t index) {
+    sq_chunk *entry = sq_chunk_at(queue, sq_chunk_name(size_class, index));
+    uint64_t offset = (uint64_t)((unsigned char *)entry - queue->segment.base);
+    sq_status status = sq_segment_back(&queue->segment, offset, sizeof *entry);
+    if (status == SQ_OK) {
+        atomic_compare_exchange_strong_explicit(
+            &sq_segment_class(&queue->segment, size_class)->high_water, &index, index + 1,
+            memory_order_seq_cst, memory_order_relaxed);
+    }
+    return status;
+}
+
+static sq_status acquire_in_class(sq_queue *queue, uint32_t size_class, uint64_t bytes,
+                                  uint32_t *chunk) {
+    sq_class *shared = sq_segment_class(&queue->segment, size_class);
+    uint32_t count = queue->segment.count[size_class];
+    for (;;) {
+        uint32_t used = atomic_load_explicit(&shared->high_water, memory_order_relaxed);
+        used = used < count ? used : count;
+        uint32_t hint = atomic_load_explicit(&shared->hint, memory_order_relaxed);
+        hint = hint < used ? hint : 0;
+        for (uint32_t step = 0; step < used; step++) {
+            uint32_t index = hint + step < used ? hint + step : hint + step - used;
+            if (try_own(queue, sq_chunk_name(size_class, index))) {
+                atomic_store_explicit(&shared->hint, index + 1, memory_order_relaxed);
+                *chunk = sq_chunk_name(size_class, index);
+                sq_status status = back_data(queue, *chunk, bytes);
+                if (status != SQ_OK) {
+                    sq_chunk_release(queue, *chunk);
+                }
+                return status;
+            }
+        }
+        if (used == count) {
+            return SQ_NO_CHUNK;
+        }
+        sq_status status = extend(queue, size_class, used);
+        if (status != SQ_OK) {
+            return status;
+        }
+    }
+}
+
+sq_status sq_chunk_acquire(sq_queue *queue, uint64_t bytes, uint32_t *chunk) {
+    uint32_t size_class = 0;
+    while (size_class < queue->segment.classes && queue->segment.chunk_bytes[size_class] < bytes) {
+        size_class++;
+    }
+    sq_status status = SQ_NO_CHUNK;
+    for (uint32_t tries = 0;
+         tries < CLASSES_TO_TRY && size_class < queue->segment.classes && status == SQ_NO_CHUNK;
+         tries++, size_class++) {
+        status = acquire_in_class(queue, size_class, bytes, chunk);
+    }
+    if (status == SQ_OK) {
+        sq_chunk *entry = sq_chunk_at(queue, *chunk);
+        entry->external = 0;
+        entry->deliveries = 0;
+    }
+    return status;
+}
+
+void sq_chunk_describe(sq_queue *queue, uint32_t chunk, uint64_t length, uint8_t tag) {
+    sq_chunk *entry = sq_chunk_at(queue, chunk);
+    entry->length = length;
+    entry->tag = tag;
+}
+
+static void external_name(const sq_queue *queue, uint64_t number, char name[SQ_FILE_NAME_MAX]) {
+    snprintf(name, SQ_FILE_NAME_MAX, "%.200s.%llx", queue->file_name, (unsigned long long)number);
+}
+
+void sq_chunk_release(sq_queue *queue, uint32_t chunk) {
+    sq_chunk *entry = sq_chunk_at(queue, chunk);
+    sq_class *size_class = sq_segment_class(&queue->segment, sq_chunk_class(chunk));
+    if (entry->external != 0) {
+        char name[SQ_FILE_NAME_MAX];
+        external_name(queue, entry->external, name);
+        sq_segment_unlink(name);
+        entry->external = 0;
+    }
+    /* seq_cst exchange: our use of the chunk is over before it is free, and it is free before
+     * the load that asks whether anybody waits for one */
+    atomic_exchange_explicit(&entry->word, 0, memory_order_seq_cst);
+    if (sq_chunk_index(chunk) < atomic_load_explicit(&size_class->hint, memory_order_relaxed)) {
+        atomic_store_explicit(&size_class->hint, sq_chunk_index(chunk), memory_order_relaxed);
+    }
+    sq_event_notify(&queue->header->not_full, 1);
+}
+
+sq_status sq_external_acquire(sq_queue *queue, uint64_t bytes, uint32_t *chunk,
+                              unsigned char **data) {
+    sq_status status = sq_chunk_acquire(queue, 1, chunk);
+    if (status != SQ_OK) {
+        return status;
+    }
+    char name[SQ_FILE_NAME_MAX];
+    uint64_t number =
+        atomic_fetch_add_explicit(&queue->header->external_segments, 1, memory_order_relaxed) + 1;
+    /* on record before it exists: whoever frees the chunk removes the segment, should we die */
+    sq_chunk_at(queue, *chunk)->external = number;
+    external_name(queue, number, name);
+    status = sq_external_create(name, bytes, data);
+    if (status != SQ_OK) {
+        sq_chunk_release(queue, *chunk);
+    }
+    return status;
+}
+
+sq_status sq_external_map(sq_queue *queue, uint32_t chunk, uint64_t bytes, unsigned char **data) {
+    uint64_t number = sq_chunk_at(queue, chunk)->external;
+    if (number == 0) {
+        return SQ_EMPTY;
+    }
+    char name[SQ_FILE_NAME_MAX];
+    external_name(queue, number, name);
+    return sq_external_open(name, bytes, data);
+}

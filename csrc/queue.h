@@ -1,0 +1,114 @@
+/* A handle: one participant's view of one queue. Used by one thread at a time. */
+#ifndef SQ_QUEUE_H
+#define SQ_QUEUE_H
+
+#include "segment.h"
+
+typedef struct sq_queue {
+    sq_segment segment;
+    sq_header *header;
+    sq_participant *self;
+    uint32_t id; /* index in the participant table + 1 */
+    bool single_producer;
+    bool single_consumer;
+    bool producing; /* role taken */
+    bool consuming;
+    uint64_t limit;           /* most messages at a time */
+    uint64_t turn_shift;      /* position >> turn_shift is its turn */
+    uint64_t backed;          /* positions below this have memory behind their slots */
+    uint64_t head_seen;       /* what the head was when it was last read: it only grows */
+    uint64_t tail_seen;       /* likewise */
+    uint64_t redelivery_seen; /* epoch in which nothing was left to deliver again */
+    uint64_t spin_ns;         /* how long waiting by spinning has paid off lately */
+    char file_name[SQ_FILE_NAME_MAX];
+} sq_queue;
+
+/* participant.c: coming, going, roles */
+sq_status sq_queue_create(sq_queue *queue, const char *file_name, const sq_options *options);
+sq_status sq_queue_attach(sq_queue *queue, const char *file_name);
+/* After fork: the child's own entry in the same segment. */
+sq_status sq_queue_rejoin(sq_queue *queue);
+/* Give up the entry; the last one out removes the name. The mapping stays. */
+void sq_queue_leave(sq_queue *queue);
+/* Forget the mapping, without a word to anybody. */
+void sq_queue_unmap(sq_queue *queue);
+sq_status sq_queue_enrol_producer(sq_queue *queue);
+sq_status sq_queue_enrol_consumer(sq_queue *queue);
+
+/* ring.c: the positions */
+typedef struct sq_item {
+    const void *body; /* SQ_INLINE: at most sq_inline_max bytes; the length is `length` */
+    uint32_t chunk;   /* SQ_IN_CHUNK: the chunk that holds the body */
+    uint32_t length;
+    uint8_t tag;
+    uint8_t storage;
+} sq_item;
+
+typedef struct sq_taken {
+    uint64_t length; /* bytes of the body */
+    uint32_t chunk;  /* SQ_IN_CHUNK: leased to the caller, who releases it */
+    uint16_t deliveries;
+    uint8_t tag;
+    uint8_t storage;
+    unsigned char body[]; /* SQ_INLINE: room for sq_inline_max bytes */
+} sq_taken;
+
+static inline uint32_t sq_inline_max(const sq_queue *queue) {
+    return queue->segment.slot_bytes - (uint32_t)sizeof(sq_slot);
+}
+static inline size_t sq_taken_stride(const sq_queue *queue) {
+    return sizeof(sq_taken) + queue->segment.slot_bytes;
+}
+
+/* Put the first of n items, as many as there is room for, as one batch; SQ_OK when *accepted is
+ * not 0. An accepted chunk belongs to the queue from then on. */
+sq_status sq_put(sq_queue *queue, const sq_item *items, uint32_t n, uint32_t *accepted);
+
+/* Take up to n messages in order into `taken` (n records, sq_taken_stride apart); SQ_OK when
+ * *count is not 0. */
+sq_status sq_take(sq_queue *queue, void *taken, uint32_t n, uint32_t *count);
+
+uint64_t sq_size(const sq_queue *queue);
+void sq_shutdown(sq_queue *queue, bool immediate);
+bool sq_is_shutdown(const sq_queue *queue);
+/* SQ_BAD_OPTION: there is no unfinished item. */
+sq_status sq_task_done(sq_queue *queue);
+uint64_t sq_unfinished(const sq_queue *queue);
+
+/* Wait at most timeout_ns; they return early for a signal, a shutdown or without reason, and look
+ * for the dead when nothing has happened for the queue's recovery interval. */
+void sq_await_message(sq_queue *queue, uint64_t timeout_ns);
+void sq_await_room(sq_queue *queue, uint64_t timeout_ns);
+void sq_await_chunk(sq_queue *queue, uint64_t bytes, uint64_t timeout_ns);
+void sq_await_done(sq_queue *queue, uint64_t timeout_ns);
+/* Spin a moment; true when there may be something to take or room to put. */
+bool sq_spin_message(sq_queue *queue, uint32_t rounds);
+bool sq_spin_room(sq_queue *queue, uint32_t rounds);
+
+/* pool.c: chunks */
+uint64_t sq_chunk_largest(const sq_queue *queue);
+/* A chunk of at least `bytes`, owned by the caller; SQ_NO_CHUNK or SQ_NO_MEMORY otherwise. */
+sq_status sq_chunk_acquire(sq_queue *queue, uint64_t bytes, uint32_t *chunk);
+void sq_chunk_describe(sq_queue *queue, uint32_t chunk, uint64_t length, uint8_t tag);
+unsigned char *sq_chunk_data(const sq_queue *queue, uint32_t chunk);
+/* Give a chunk back to the pool: an owner that will not put it, or a consumer that is done. */
+void sq_chunk_release(sq_queue *queue, uint32_t chunk);
+/* The body lives in a segment of its own, which the chunk stands for. */
+sq_status sq_external_acquire(sq_queue *queue, uint64_t bytes, uint32_t *chunk,
+                              unsigned char **data);
+/* SQ_EMPTY: the chunk holds the body itself. */
+sq_status sq_external_map(sq_queue *queue, uint32_t chunk, uint64_t bytes, unsigned char **data);
+
+/* recovery.c: the dead */
+/* Settle what dead participants left; returns how many were found. Cheap when another
+ * participant did it within `every_ns`. */
+uint32_t sq_recover(sq_queue *queue, uint64_t every_ns);
+/* Settle every chunk that this participant holds: what it was writing goes back to the pool, what
+ * it had claimed goes back to the queue, what is queued stays queued. */
+void sq_settle_chunks(sq_queue *queue, uint32_t participant);
+/* Let consumers know that there is something to deliver again. */
+void sq_announce_returned(sq_queue *queue);
+/* Remove the segments of messages that nobody will take any more. */
+void sq_queue_drop_externals(sq_queue *queue);
+
+#endif

@@ -1,0 +1,253 @@
+/* What the dead left behind. Any participant that has waited for long looks; one at a time does
+ * the work, and who dies at it is found dead by the next. Every step is decided by one CAS or
+ * store and can be done again.
+ *
+ * A position belongs to the dead when a cursor has passed it, its slot is not yet committed (or
+ * released), and no living participant's intent covers it. The order of the looks matters: the
+ * cursor, the slot, the intents, and then a CAS of the slot. An intent is published before its
+ * cursor moves (or its slot is claimed again) and withdrawn after its slots are settled, so a
+ * living owner is seen in its intent or has changed the slot, and then the CAS fails. */
+#include "process.h"
+#include "ring_words.h"
+#include "wait.h"
+
+static sq_participant *entry_of(const sq_queue *queue, uint32_t index) {
+    return sq_segment_participant(&queue->segment, index);
+}
+
+static bool covered_by_the_living(const sq_queue *queue, uint32_t dead, uint64_t position,
+                                  bool taking) {
+    for (uint32_t index = 0; index < queue->segment.participants; index++) {
+        sq_participant *entry = entry_of(queue, index);
+        /* acquire: an intent withdrawn means its slots were settled before */
+        uint64_t intent = atomic_load_explicit(taking ? &entry->take_intent : &entry->put_intent,
+                                               memory_order_acquire);
+        if (index != dead && intent != 0 && sq_intent_covers(intent, position) &&
+            sq_process_alive(atomic_load_explicit(&entry->identity, memory_order_acquire))) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Reserved by the dead and never committed: consumers shall skip it. False when a living
+ * participant's intent covers a position too: which of the two it is shows in a moment. */
+static bool bury_reservations(sq_queue *queue, uint32_t dead) {
+    uint64_t intent =
+        atomic_load_explicit(&entry_of(queue, dead)->put_intent, memory_order_acquire);
+    uint64_t tail =
+        atomic_load_explicit(&queue->header->tail, memory_order_seq_cst) & ~SQ_TAIL_CLOSED;
+    uint64_t start = sq_intent_start(intent, tail);
+    bool settled = true;
+    for (uint32_t i = 0; i < sq_intent_length(intent); i++) {
+        uint64_t position = start + i;
+        _Atomic uint64_t *word = &sq_segment_slot(&queue->segment, position)->sequence;
+        uint64_t sequence = atomic_load_explicit(word, memory_order_acquire);
+        /* one consumer does not write sequence words: an empty slot still shows its last turn */
+        if (position >= tail || sequence >= sq_sequence(queue, position, SQ_COMMITTED)) {
+            continue;
+        }
+        if (covered_by_the_living(queue, dead, position, false)) {
+            settled = false;
+        } else if (atomic_compare_exchange_strong_explicit(
+                       word, &sequence, sq_sequence(queue, position, SQ_TOMBSTONE),
+                       memory_order_seq_cst, memory_order_relaxed)) {
+            atomic_fetch_add_explicit(&queue->header->dropped, 1, memory_order_seq_cst);
+        }
+    }
+    return settled;
+}
+
+/* Consumers look for slots to deliver again in [from, to). */
+static void widen_redelivery(sq_queue *queue, uint64_t position) {
+    sq_header *header = queue->header;
+    uint64_t from = atomic_load_explicit(&header->redelivery_from, memory_order_relaxed);
+    uint64_t to = atomic_load_explicit(&header->redelivery_to, memory_order_relaxed);
+    if (from > position || from >= to) {
+        atomic_store_explicit(&header->redelivery_from, position, memory_order_release);
+    }
+    if (to <= position) {
+        atomic_store_explicit(&header->redelivery_to, position + 1, memory_order_release);
+    }
+}
+
+/* Claimed by the dead and never released: to be delivered again; a tombstone is just released.
+ * False when a living participant's intent covers a position too. */
+static bool return_claims(sq_queue *queue, uint32_t dead) {
+    uint64_t intent =
+        atomic_load_explicit(&entry_of(queue, dead)->take_intent, memory_order_acquire);
+    uint64_t head = atomic_load_explicit(&queue->header->head, memory_order_seq_cst);
+    uint64_t start = sq_intent_start(intent, head);
+    uint64_t next_turn = UINT64_C(1) << queue->turn_shift;
+    bool settled = true;
+    for (uint32_t i = 0; i < sq_intent_length(intent); i++) {
+        uint64_t position = start + i;
+        _Atomic uint64_t *word = &sq_segment_slot(&queue->segment, position)->sequence;
+        uint64_t sequence = atomic_load_explicit(word, memory_order_acquire);
+        bool committed = sequence == sq_sequence(queue, position, SQ_COMMITTED);
+        bool tombstone = sequence == sq_sequence(queue, position, SQ_TOMBSTONE);
+        if (position >= head || (!committed && !tombstone)) {
+            continue;
+        }
+        if (covered_by_the_living(queue, dead, position, true)) {
+            settled = false;
+            continue;
+        }
+        if (committed) {
+            widen_redelivery(queue, position);
+        }
+        uint64_t settled_word = committed ? sq_sequence(queue, position, SQ_REDELIVER)
+                                          : sq_sequence(queue, position + next_turn, SQ_EMPTY_SLOT);
+        if (atomic_compare_exchange_strong_explicit(word, &sequence, settled_word,
+                                                    memory_order_acq_rel, memory_order_relaxed) &&
+            committed) {
+            atomic_fetch_add_explicit(&queue->header->returned, 1, memory_order_relaxed);
+        }
+    }
+    return settled;
+}
+
+/* True when the chunk is now to be delivered again. */
+static bool settle_chunk(sq_queue *queue, uint32_t chunk, uint64_t word) {
+    sq_chunk *entry = sq_chunk_at(queue, chunk);
+    uint64_t position = atomic_load_explicit(&entry->position, memory_order_relaxed);
+    const sq_slot *slot = sq_segment_slot(&queue->segment, position);
+    bool named = sq_slot_holds(queue, position) && slot->storage == SQ_IN_CHUNK &&
+                 sq_slot_chunk(slot) == chunk;
+    if (named) {
+        /* the slot is the message: nobody's, until a consumer leases it. If one does so now, its
+         * store wins over this CAS in either order. */
+        atomic_compare_exchange_strong_explicit(&entry->word, &word,
+                                                sq_chunk_word(SQ_CHUNK_OWNED, 0),
+                                                memory_order_acq_rel, memory_order_relaxed);
+        return false;
+    }
+    if (sq_chunk_state(word) == SQ_CHUNK_LEASED && !sq_slot_holds(queue, position)) {
+        atomic_fetch_add_explicit(&queue->header->returned, 1, memory_order_relaxed);
+        atomic_store_explicit(&entry->word, sq_chunk_word(SQ_CHUNK_RETURNED, 0),
+                              memory_order_release);
+        return true;
+    }
+    /* Adopt it before it is freed: a consumer may have leased it since its word was read. */
+    if (atomic_compare_exchange_strong_explicit(&entry->word, &word,
+                                                sq_chunk_word(SQ_CHUNK_OWNED, queue->id),
+                                                memory_order_acq_rel, memory_order_relaxed)) {
+        sq_chunk_release(queue, chunk);
+    }
+    return false;
+}
+
+void sq_settle_chunks(sq_queue *queue, uint32_t participant) {
+    bool any = false;
+    for (uint32_t size_class = 0; size_class < queue->segment.classes; size_class++) {
+        uint32_t used = atomic_load_explicit(
+            &sq_segment_class(&queue->segment, size_class)->high_water, memory_order_acquire);
+        used = used < queue->segment.count[size_class] ? used : queue->segment.count[size_class];
+        for (uint32_t index = 0; index < used; index++) {
+            uint32_t chunk = sq_chunk_name(size_class, index);
+            uint64_t word =
+                atomic_load_explicit(&sq_chunk_at(queue, chunk)->word, memory_order_acquire);
+            if (word != 0 && sq_chunk_holder(word) == participant) {
+                any |= settle_chunk(queue, chunk, word);
+            }
+        }
+    }
+    if (any) {
+        sq_announce_returned(queue);
+    }
+}
+
+void sq_announce_returned(sq_queue *queue) {
+    /* seq_cst: after the messages are ready, before the load in notify */
+    atomic_fetch_add_explicit(&queue->header->redelivery_epoch, 1, memory_order_seq_cst);
+    sq_event_notify(&queue->header->not_empty, INT32_MAX);
+}
+
+static void give_up_role(_Atomic uint32_t *role, uint32_t participant) {
+    /* release: what the dead left is settled before another one takes the role */
+    atomic_compare_exchange_strong_explicit(role, &participant, 0, memory_order_release,
+                                            memory_order_relaxed);
+}
+
+static bool settle_participant(sq_queue *queue, uint32_t index) {
+    sq_participant *entry = entry_of(queue, index);
+    bool settled = bury_reservations(queue, index);
+    settled &= return_claims(queue, index);
+    sq_announce_returned(queue);
+    if (!settled) {
+        return false; /* it keeps its entry and intents until the next look */
+    }
+    sq_settle_chunks(queue, index + 1);
+    give_up_role(&queue->header->producer, index + 1);
+    give_up_role(&queue->header->consumer, index + 1);
+    atomic_store_explicit(&entry->put_intent, 0, memory_order_relaxed);
+    atomic_store_explicit(&entry->take_intent, 0, memory_order_relaxed);
+    atomic_fetch_add_explicit(&queue->header->deaths, 1, memory_order_relaxed);
+    /* release: the entry is free only when all of that is done */
+    atomic_store_explicit(&entry->identity, 0, memory_order_release);
+    return true;
+}
+
+/* One recoverer at a time. This word is no lock that the dead can hold: it names its holder, and
+ * who finds the holder dead takes it over. */
+static bool become_recoverer(sq_queue *queue) {
+    uint32_t holder = 0;
+    for (;;) {
+        if (atomic_compare_exchange_strong_explicit(&queue->header->recoverer, &holder, queue->id,
+                                                    memory_order_acq_rel, memory_order_acquire)) {
+            return true;
+        }
+        if (holder == queue->id || holder > queue->segment.participants) {
+            return holder == queue->id;
+        }
+        uint64_t identity =
+            atomic_load_explicit(&entry_of(queue, holder - 1)->identity, memory_order_acquire);
+        if (identity != 0 && sq_process_alive(identity)) {
+            return false;
+        }
+    }
+}
+
+uint32_t sq_recover(sq_queue *queue, uint64_t every_ns) {
+    sq_header *header = queue->header;
+    uint64_t now = sq_now_ns();
+    uint64_t last = atomic_load_explicit(&header->last_recovery_ns, memory_order_relaxed);
+    if (last <= now && now - last < every_ns) {
+        return 0;
+    }
+    if (!become_recoverer(queue)) {
+        return 0;
+    }
+    atomic_store_explicit(&header->last_recovery_ns, now, memory_order_relaxed);
+    uint32_t found = 0;
+    for (uint32_t index = 0; index < queue->segment.participants; index++) {
+        uint64_t identity =
+            atomic_load_explicit(&entry_of(queue, index)->identity, memory_order_acquire);
+        if (identity != 0 && !sq_process_alive(identity)) {
+            found += settle_participant(queue, index);
+        }
+    }
+    atomic_store_explicit(&header->recoverer, 0, memory_order_release);
+    if (found > 0) {
+        sq_event_wake(&header->not_empty, INT32_MAX);
+        sq_event_wake(&header->not_full, INT32_MAX);
+        sq_event_wake(&header->all_done, INT32_MAX);
+    }
+    return found;
+}
+
+void sq_queue_drop_externals(sq_queue *queue) {
+    for (uint32_t size_class = 0; size_class < queue->segment.classes; size_class++) {
+        uint32_t used = atomic_load_explicit(
+            &sq_segment_class(&queue->segment, size_class)->high_water, memory_order_acquire);
+        used = used < queue->segment.count[size_class] ? used : queue->segment.count[size_class];
+        for (uint32_t index = 0; index < used; index++) {
+            uint32_t chunk = sq_chunk_name(size_class, index);
+            sq_chunk *entry = sq_chunk_at(queue, chunk);
+            if (entry->external != 0 &&
+                atomic_load_explicit(&entry->word, memory_order_acquire) != 0) {
+                sq_chunk_release(queue, chunk);
+            }
+        }
+    }
+}

@@ -1,0 +1,613 @@
+/* The ring: D. Vyukov's bounded queue (1024cores) with turns, so that all-zero slots are empty
+ * ones, and with four cases that differ only in how a cursor moves:
+ *
+ *   one producer:   write slots, then advance the tail: nothing is ever reserved and unwritten
+ *   many producers: reserve by CAS of the tail, write, commit each slot by its sequence word
+ *   one consumer:   read slots, then advance the head: the head is the acknowledgement
+ *   many consumers: claim by CAS of the head, read, release each slot by its sequence word
+ *
+ * Between a CAS and its commit or release, the participant's intent says what is in flight; it is
+ * published before the CAS and withdrawn after, so whoever finds such a slot knows whose it is.
+ */
+#include "ring_words.h"
+#include "wait.h"
+
+#include <string.h>
+
+/* ---- what can be reserved, what can be claimed ---- */
+
+static bool slot_is(const sq_queue *queue, uint64_t position, unsigned state) {
+    /* acquire: pairs with the release that set it, so the slot's bytes are ours to use */
+    uint64_t sequence = atomic_load_explicit(&sq_segment_slot(&queue->segment, position)->sequence,
+                                             memory_order_acquire);
+    return sequence == sq_sequence(queue, position, state);
+}
+
+/* How many of n positions from `tail` on can be reserved. */
+static uint32_t room_at(sq_queue *queue, uint64_t tail, uint32_t n) {
+    uint64_t waiting = tail - queue->head_seen;
+    if ((int64_t)waiting < 0 || waiting + n > queue->limit) {
+        /* acquire: one consumer has read a slot before it moved the head past it */
+        queue->head_seen = atomic_load_explicit(&queue->header->head, memory_order_acquire);
+        waiting = tail - queue->head_seen;
+        if ((int64_t)waiting < 0) {
+            return 0; /* the tail we know is old */
+        }
+        if (waiting >= queue->limit) {
+            return 0;
+        }
+        uint64_t room = queue->limit - waiting;
+        n = room < n ? (uint32_t)room : n;
+    }
+    if (!queue->single_consumer) {
+        for (uint32_t i = 0; i < n; i++) {
+            if (!slot_is(queue, tail + i, SQ_EMPTY_SLOT)) {
+                return i; /* claimed in its former turn and not yet released */
+            }
+        }
+    }
+    return n;
+}
+
+/* How many of n positions from `head` on can be claimed: committed ones and tombstones. */
+static uint32_t committed_at(sq_queue *queue, uint64_t head, uint32_t n) {
+    if (queue->single_producer) {
+        uint64_t waiting = queue->tail_seen - head;
+        if ((int64_t)waiting < (int64_t)n) {
+            /* acquire: the producer wrote the slots before it moved the tail past them */
+            queue->tail_seen =
+                atomic_load_explicit(&queue->header->tail, memory_order_acquire) & ~SQ_TAIL_CLOSED;
+            waiting = queue->tail_seen - head;
+        }
+        if ((int64_t)waiting <= 0) {
+            return 0;
+        }
+        return waiting < n ? (uint32_t)waiting : n;
+    }
+    for (uint32_t i = 0; i < n; i++) {
+        if (!slot_is(queue, head + i, SQ_COMMITTED) && !slot_is(queue, head + i, SQ_TOMBSTONE)) {
+            return i;
+        }
+    }
+    return n;
+}
+
+bool sq_slot_holds(const sq_queue *queue, uint64_t position) {
+    uint64_t tail =
+        atomic_load_explicit(&queue->header->tail, memory_order_acquire) & ~SQ_TAIL_CLOSED;
+    uint64_t head = atomic_load_explicit(&queue->header->head, memory_order_acquire);
+    if (tail - position - 1 >= queue->segment.capacity) {
+        return false; /* not reserved yet, or long ago */
+    }
+    if (queue->single_consumer && position < head) {
+        return false;
+    }
+    return slot_is(queue, position, SQ_COMMITTED) || slot_is(queue, position, SQ_REDELIVER);
+}
+
+/* ---- put ---- */
+
+/* Memory behind slots that were never used before: see sq_segment_back. */
+static sq_status back_slots(sq_queue *queue, uint64_t position, uint32_t n) {
+    uint64_t capacity = queue->segment.capacity;
+    uint64_t slot_bytes = queue->segment.slot_bytes;
+    uint64_t ahead = (256u << 10) / slot_bytes;
+    uint64_t wanted = position + n > capacity ? capacity : position + n;
+    uint64_t backed = atomic_load_explicit(&queue->header->slots_backed, memory_order_acquire);
+    if (wanted * slot_bytes > backed) {
+        wanted = wanted + ahead < capacity ? wanted + ahead : capacity;
+        sq_status status =
+            sq_segment_back(&queue->segment, queue->segment.slots_offset, wanted * slot_bytes);
+        if (status != SQ_OK) {
+            return status;
+        }
+        while (backed < wanted * slot_bytes &&
+               !atomic_compare_exchange_weak_explicit(&queue->header->slots_backed, &backed,
+                                                      wanted * slot_bytes, memory_order_acq_rel,
+                                                      memory_order_acquire)) {
+        }
+        backed = wanted * slot_bytes;
+    }
+    queue->backed = backed >= capacity * slot_bytes ? UINT64_MAX : backed / slot_bytes;
+    return SQ_OK;
+}
+
+static void write_slot(sq_queue *queue, uint64_t position, const sq_item *item) {
+    sq_slot *slot = sq_segment_slot(&queue->segment, position);
+    slot->length = item->length;
+    slot->tag = item->tag;
+    slot->storage = item->storage;
+    slot->deliveries = 0;
+    if (item->storage == SQ_INLINE) {
+        memcpy(slot->body, item->body, item->length);
+    } else {
+        memcpy(slot->body, &item->chunk, sizeof item->chunk);
+        atomic_store_explicit(&sq_chunk_at(queue, item->chunk)->position, position,
+                              memory_order_relaxed);
+    }
+}
+
+static void write_committed(sq_queue *queue, uint64_t position, const sq_item *items, uint32_t n) {
+    for (uint32_t i = 0; i < n; i++) {
+        write_slot(queue, position + i, items + i);
+        /* release: whoever sees the slot committed sees its bytes */
+        atomic_store_explicit(&sq_segment_slot(&queue->segment, position + i)->sequence,
+                              sq_sequence(queue, position + i, SQ_COMMITTED), memory_order_release);
+    }
+}
+
+sq_status sq_put(sq_queue *queue, const sq_item *items, uint32_t n, uint32_t *accepted) {
+    sq_header *header = queue->header;
+    uint64_t tail = atomic_load_explicit(&header->tail, memory_order_relaxed);
+    uint32_t room;
+    *accepted = 0;
+    n = n < SQ_BATCH_MAX ? n : SQ_BATCH_MAX;
+    for (;;) {
+        if (tail & SQ_TAIL_CLOSED) {
+            return SQ_CLOSED;
+        }
+        room = room_at(queue, tail, n);
+        if (room == 0) {
+            uint64_t now = atomic_load_explicit(&header->tail, memory_order_relaxed);
+            if (now != tail) {
+                tail = now;
+                continue;
+            }
+            return tail - queue->head_seen > queue->segment.capacity ? SQ_CORRUPT : SQ_FULL;
+        }
+        if (tail + room > queue->backed) {
+            sq_status status = back_slots(queue, tail, room);
+            if (status != SQ_OK) {
+                return status;
+            }
+        }
+        if (queue->single_producer) {
+            write_committed(queue, tail, items, room);
+        } else {
+            /* relaxed: the CAS below releases it, so who sees the tail moved sees the intent */
+            atomic_store_explicit(&queue->self->put_intent, sq_intent(tail, room),
+                                  memory_order_relaxed);
+        }
+        /* seq_cst: releases the intent or the slots; also the full barrier between publishing
+         * and asking whether anybody waits. A CAS, because a shutdown sets the closed bit. */
+        if (atomic_compare_exchange_strong_explicit(&header->tail, &tail, tail + room,
+                                                    memory_order_seq_cst, memory_order_relaxed)) {
+            break;
+        }
+        /* a stale intent would shield a position that another one reserved and died on */
+        atomic_store_explicit(&queue->self->put_intent, 0, memory_order_relaxed);
+    }
+    if (!queue->single_producer) {
+        write_committed(queue, tail, items, room - 1);
+        write_slot(queue, tail + room - 1, items + room - 1);
+        /* seq_cst exchange: releases the last slot, and stands before the load in notify */
+        atomic_exchange_explicit(&sq_segment_slot(&queue->segment, tail + room - 1)->sequence,
+                                 sq_sequence(queue, tail + room - 1, SQ_COMMITTED),
+                                 memory_order_seq_cst);
+        /* release: who sees the intent withdrawn sees the slots committed */
+        atomic_store_explicit(&queue->self->put_intent, 0, memory_order_release);
+    }
+    *accepted = room;
+    sq_event_notify(&header->not_empty, room);
+    return SQ_OK;
+}
+
+/* ---- take ---- */
+
+static sq_taken *taken_at(const sq_queue *queue, void *taken, uint32_t i) {
+    return (sq_taken *)((unsigned char *)taken + i * sq_taken_stride(queue));
+}
+
+/* Lease the chunk a slot names to us. Its word is no longer the producer's: from here on the
+ * lease is the message, and the slot may go. */
+static sq_status lease(sq_queue *queue, uint32_t chunk, uint64_t position, sq_taken *taken) {
+    sq_chunk *entry = sq_chunk_at(queue, chunk);
+    taken->chunk = chunk;
+    taken->length = entry->length;
+    taken->tag = entry->tag;
+    taken->storage = SQ_IN_CHUNK;
+    if (entry->external == 0 && entry->length > queue->segment.chunk_bytes[sq_chunk_class(chunk)]) {
+        return SQ_CORRUPT;
+    }
+    atomic_store_explicit(&entry->position, position, memory_order_relaxed);
+    atomic_store_explicit(&entry->word, sq_chunk_word(SQ_CHUNK_LEASED, queue->id),
+                          memory_order_release);
+    return SQ_OK;
+}
+
+/* Copy a claimed slot out; nothing in it is believed before it is checked. */
+static sq_status read_slot(sq_queue *queue, uint64_t position, sq_taken *taken) {
+    const sq_slot *slot = sq_segment_slot(&queue->segment, position);
+    taken->deliveries = slot->deliveries;
+    if (slot->storage == SQ_INLINE) {
+        uint32_t length = slot->length;
+        if (length > sq_inline_max(queue)) {
+            return SQ_CORRUPT;
+        }
+        taken->length = length;
+        taken->tag = slot->tag;
+        taken->storage = SQ_INLINE;
+        memcpy(taken->body, slot->body, length);
+        return SQ_OK;
+    }
+    uint32_t chunk = sq_slot_chunk(slot);
+    if (slot->storage != SQ_IN_CHUNK || !sq_chunk_exists(queue, chunk)) {
+        return SQ_CORRUPT;
+    }
+    return lease(queue, chunk, position, taken);
+}
+
+/* Read n claimed positions, skipping tombstones; the number read, or the first error. */
+static sq_status read_claimed(sq_queue *queue, uint64_t head, uint32_t n, void *taken,
+                              uint32_t *count) {
+    sq_status result = SQ_OK;
+    for (uint32_t i = 0; i < n; i++) {
+        if (!queue->single_producer && slot_is(queue, head + i, SQ_TOMBSTONE)) {
+            continue;
+        }
+        sq_status status = read_slot(queue, head + i, taken_at(queue, taken, *count));
+        if (status == SQ_OK) {
+            ++*count;
+        } else {
+            result = status;
+        }
+    }
+    return result;
+}
+
+static void release_slots(sq_queue *queue, uint64_t head, uint32_t n) {
+    uint64_t next_turn = UINT64_C(1) << queue->turn_shift;
+    for (uint32_t i = 0; i < n; i++) {
+        _Atomic uint64_t *sequence = &sq_segment_slot(&queue->segment, head + i)->sequence;
+        uint64_t empty = sq_sequence(queue, head + i + next_turn, SQ_EMPTY_SLOT);
+        if (i + 1 < n) {
+            /* release: we have read the slot before a producer may write it */
+            atomic_store_explicit(sequence, empty, memory_order_release);
+        } else {
+            /* seq_cst exchange: likewise, and it stands before the load in notify */
+            atomic_exchange_explicit(sequence, empty, memory_order_seq_cst);
+        }
+    }
+}
+
+static sq_status take_as_only_consumer(sq_queue *queue, void *taken, uint32_t n, uint32_t *count) {
+    sq_header *header = queue->header;
+    uint64_t head = atomic_load_explicit(&header->head, memory_order_relaxed);
+    uint32_t claimed = committed_at(queue, head, n);
+    if (claimed == 0) {
+        return SQ_EMPTY;
+    }
+    if (queue->single_producer && queue->tail_seen - head > queue->segment.capacity) {
+        return SQ_CORRUPT;
+    }
+    sq_status status = read_claimed(queue, head, claimed, taken, count);
+    /* seq_cst exchange: releases the slots to the producers, before the load in notify */
+    atomic_exchange_explicit(&header->head, head + claimed, memory_order_seq_cst);
+    sq_event_notify(&header->not_full, claimed);
+    return status;
+}
+
+static sq_status take_as_one_of_many(sq_queue *queue, void *taken, uint32_t n, uint32_t *count) {
+    sq_header *header = queue->header;
+    uint64_t head = atomic_load_explicit(&header->head, memory_order_relaxed);
+    uint32_t claimed;
+    for (;;) {
+        claimed = committed_at(queue, head, n);
+        if (claimed == 0) {
+            uint64_t now = atomic_load_explicit(&header->head, memory_order_relaxed);
+            if (now == head) {
+                return SQ_EMPTY;
+            }
+            head = now;
+            continue;
+        }
+        /* relaxed: the CAS below releases it, so who sees the head moved sees the intent */
+        atomic_store_explicit(&queue->self->take_intent, sq_intent(head, claimed),
+                              memory_order_relaxed);
+        /* acq_rel: releases the intent; that the slots are readable was acquired from them */
+        if (atomic_compare_exchange_strong_explicit(&header->head, &head, head + claimed,
+                                                    memory_order_acq_rel, memory_order_relaxed)) {
+            break;
+        }
+        atomic_store_explicit(&queue->self->take_intent, 0, memory_order_relaxed);
+    }
+    sq_status status = read_claimed(queue, head, claimed, taken, count);
+    release_slots(queue, head, claimed);
+    /* release: who sees the intent withdrawn sees the slots released */
+    atomic_store_explicit(&queue->self->take_intent, 0, memory_order_release);
+    sq_event_notify(&header->not_full, claimed);
+    return status;
+}
+
+/* ---- messages whose first consumer died or gave them back ---- */
+
+/* The oldest message to deliver again: a slot behind the head, or a chunk. */
+typedef struct returned {
+    uint64_t position;
+    uint32_t chunk;
+    bool in_slot;
+    bool found;
+} returned;
+
+static returned find_returned(const sq_queue *queue) {
+    returned oldest = {.position = UINT64_MAX};
+    const sq_header *header = queue->header;
+    uint64_t head = atomic_load_explicit(&header->head, memory_order_acquire);
+    uint64_t from = atomic_load_explicit(&header->redelivery_from, memory_order_acquire);
+    uint64_t to = atomic_load_explicit(&header->redelivery_to, memory_order_acquire);
+    if (head > queue->segment.capacity && from < head - queue->segment.capacity) {
+        from = head - queue->segment.capacity;
+    }
+    to = to < head ? to : head;
+    for (uint64_t position = from; position < to && !oldest.found; position++) {
+        if (slot_is(queue, position, SQ_REDELIVER)) {
+            oldest = (returned){.position = position, .in_slot = true, .found = true};
+        }
+    }
+    for (uint32_t size_class = 0; size_class < queue->segment.classes; size_class++) {
+        uint32_t used = atomic_load_explicit(
+            &sq_segment_class(&queue->segment, size_class)->high_water, memory_order_acquire);
+        used = used < queue->segment.count[size_class] ? used : queue->segment.count[size_class];
+        for (uint32_t index = 0; index < used; index++) {
+            uint32_t chunk = sq_chunk_name(size_class, index);
+            sq_chunk *entry = sq_chunk_at(queue, chunk);
+            if (sq_chunk_state(atomic_load_explicit(&entry->word, memory_order_acquire)) !=
+                SQ_CHUNK_RETURNED) {
+                continue;
+            }
+            uint64_t position = atomic_load_explicit(&entry->position, memory_order_relaxed);
+            if (position < oldest.position) {
+                oldest = (returned){.position = position, .chunk = chunk, .found = true};
+            }
+        }
+    }
+    return oldest;
+}
+
+/* Claim it; false when another consumer was faster. */
+static bool claim_returned(sq_queue *queue, const returned *message) {
+    if (!message->in_slot) {
+        uint64_t word = sq_chunk_word(SQ_CHUNK_RETURNED, 0);
+        /* acquire: the former holder's use of the chunk is over */
+        return atomic_compare_exchange_strong_explicit(
+            &sq_chunk_at(queue, message->chunk)->word, &word,
+            sq_chunk_word(SQ_CHUNK_LEASED, queue->id), memory_order_acq_rel, memory_order_relaxed);
+    }
+    uint64_t sequence = sq_sequence(queue, message->position, SQ_REDELIVER);
+    atomic_store_explicit(&queue->self->take_intent, sq_intent(message->position, 1),
+                          memory_order_relaxed);
+    /* acq_rel: releases the intent, acquires the slot's bytes */
+    if (atomic_compare_exchange_strong_explicit(
+            &sq_segment_slot(&queue->segment, message->position)->sequence, &sequence,
+            sq_sequence(queue, message->position, SQ_COMMITTED), memory_order_acq_rel,
+            memory_order_relaxed)) {
+        return true;
+    }
+    atomic_store_explicit(&queue->self->take_intent, 0, memory_order_release);
+    return false;
+}
+
+static sq_status take_returned(sq_queue *queue, sq_taken *taken, uint32_t *count) {
+    sq_header *header = queue->header;
+    for (;;) {
+        /* acquire: the messages were made ready before the epoch grew */
+        uint64_t epoch = atomic_load_explicit(&header->redelivery_epoch, memory_order_acquire);
+        returned message = find_returned(queue);
+        if (!message.found) {
+            queue->redelivery_seen = epoch;
+            return SQ_EMPTY;
+        }
+        if (!claim_returned(queue, &message)) {
+            continue;
+        }
+        sq_status status;
+        if (message.in_slot) {
+            sq_segment_slot(&queue->segment, message.position)->deliveries++;
+            status = read_slot(queue, message.position, taken);
+            release_slots(queue, message.position, 1);
+            atomic_store_explicit(&queue->self->take_intent, 0, memory_order_release);
+            sq_event_notify(&header->not_full, 1);
+        } else {
+            taken->deliveries = ++sq_chunk_at(queue, message.chunk)->deliveries;
+            status = lease(queue, message.chunk, message.position, taken);
+        }
+        if (status == SQ_OK) {
+            atomic_fetch_add_explicit(&header->retaken, 1, memory_order_relaxed);
+            *count = 1;
+        }
+        return status;
+    }
+}
+
+sq_status sq_take(sq_queue *queue, void *taken, uint32_t n, uint32_t *count) {
+    sq_header *header = queue->header;
+    *count = 0;
+    n = n < SQ_BATCH_MAX ? n : SQ_BATCH_MAX;
+    for (;;) {
+        if (atomic_load_explicit(&header->state, memory_order_relaxed) == SQ_SHUTDOWN_IMMEDIATE) {
+            return SQ_CLOSED;
+        }
+        if (atomic_load_explicit(&header->redelivery_epoch, memory_order_relaxed) !=
+            queue->redelivery_seen) {
+            sq_status status = take_returned(queue, taken, count);
+            if (status != SQ_EMPTY) {
+                return status;
+            }
+        }
+        sq_status status = queue->single_consumer ? take_as_only_consumer(queue, taken, n, count)
+                                                  : take_as_one_of_many(queue, taken, n, count);
+        if (status == SQ_EMPTY) {
+            /* acquire: a closed tail is final, and every position below it will be committed */
+            uint64_t tail = atomic_load_explicit(&header->tail, memory_order_acquire);
+            uint64_t head = atomic_load_explicit(&header->head, memory_order_relaxed);
+            if (tail == (head | SQ_TAIL_CLOSED)) {
+                return SQ_CLOSED;
+            }
+            /* read in this order, the head may have overtaken the tail, but never fall behind */
+            int64_t waiting = (int64_t)((tail & ~SQ_TAIL_CLOSED) - head);
+            return waiting > (int64_t)queue->segment.capacity ? SQ_CORRUPT : SQ_EMPTY;
+        }
+        if (status != SQ_OK || *count > 0) {
+            return status;
+        }
+        /* nothing but tombstones: look on */
+    }
+}
+
+/* ---- the queue as a whole ---- */
+
+uint64_t sq_size(const sq_queue *queue) {
+    const sq_header *header = queue->header;
+    if (atomic_load_explicit(&header->state, memory_order_relaxed) == SQ_SHUTDOWN_IMMEDIATE) {
+        return 0;
+    }
+    uint64_t head = atomic_load_explicit(&header->head, memory_order_acquire);
+    uint64_t tail = atomic_load_explicit(&header->tail, memory_order_acquire) & ~SQ_TAIL_CLOSED;
+    uint64_t returned = atomic_load_explicit(&header->returned, memory_order_relaxed) -
+                        atomic_load_explicit(&header->retaken, memory_order_relaxed);
+    uint64_t size = tail - head + ((int64_t)returned > 0 ? returned : 0);
+    return size < queue->limit ? size : queue->limit;
+}
+
+void sq_shutdown(sq_queue *queue, bool immediate) {
+    sq_header *header = queue->header;
+    if (immediate) {
+        atomic_store_explicit(&header->state, SQ_SHUTDOWN_IMMEDIATE, memory_order_seq_cst);
+    }
+    /* seq_cst: in one order with every reservation, and before the wake-ups */
+    atomic_fetch_or_explicit(&header->tail, SQ_TAIL_CLOSED, memory_order_seq_cst);
+    sq_event_wake(&header->not_empty, INT32_MAX);
+    sq_event_wake(&header->not_full, INT32_MAX);
+    sq_event_wake(&header->all_done, INT32_MAX);
+}
+
+bool sq_is_shutdown(const sq_queue *queue) {
+    return atomic_load_explicit(&queue->header->tail, memory_order_acquire) & SQ_TAIL_CLOSED;
+}
+
+uint64_t sq_unfinished(const sq_queue *queue) {
+    const sq_header *header = queue->header;
+    uint64_t answered = atomic_load_explicit(&header->done, memory_order_seq_cst) +
+                        atomic_load_explicit(&header->dropped, memory_order_seq_cst);
+    uint64_t put = atomic_load_explicit(&header->tail, memory_order_seq_cst) & ~SQ_TAIL_CLOSED;
+    if (atomic_load_explicit(&header->state, memory_order_relaxed) == SQ_SHUTDOWN_IMMEDIATE) {
+        /* what was waiting was dropped: only what had been taken can still be answered */
+        put = atomic_load_explicit(&header->head, memory_order_seq_cst);
+    }
+    return put > answered ? put - answered : 0;
+}
+
+sq_status sq_task_done(sq_queue *queue) {
+    sq_header *header = queue->header;
+    uint64_t done = atomic_load_explicit(&header->done, memory_order_relaxed);
+    do {
+        if (sq_unfinished(queue) == 0) {
+            return SQ_BAD_OPTION;
+        }
+        /* seq_cst: it stands before the load in notify */
+    } while (!atomic_compare_exchange_weak_explicit(&header->done, &done, done + 1,
+                                                    memory_order_seq_cst, memory_order_relaxed));
+    if (sq_unfinished(queue) == 0) {
+        sq_event_notify(&header->all_done, INT32_MAX);
+    }
+    return SQ_OK;
+}
+
+/* ---- waiting ---- */
+
+static bool message_ready(sq_queue *queue) {
+    sq_header *header = queue->header;
+    uint64_t tail = atomic_load_explicit(&header->tail, memory_order_seq_cst);
+    uint64_t head = atomic_load_explicit(&header->head, memory_order_seq_cst);
+    if (committed_at(queue, head, 1) != 0) {
+        return true;
+    }
+    if (tail == (head | SQ_TAIL_CLOSED) ||
+        atomic_load_explicit(&header->state, memory_order_relaxed) == SQ_SHUTDOWN_IMMEDIATE) {
+        return true;
+    }
+    return atomic_load_explicit(&header->redelivery_epoch, memory_order_acquire) !=
+           queue->redelivery_seen;
+}
+
+static bool room_ready(sq_queue *queue) {
+    uint64_t tail = atomic_load_explicit(&queue->header->tail, memory_order_seq_cst);
+    return (tail & SQ_TAIL_CLOSED) || room_at(queue, tail, 1) != 0;
+}
+
+static bool all_done(sq_queue *queue) {
+    return sq_unfinished(queue) == 0;
+}
+
+static bool spin_rounds(sq_queue *queue, bool (*ready)(sq_queue *), uint32_t rounds) {
+    for (uint32_t i = 0; i < rounds; i++) {
+        if (ready(queue)) {
+            return true;
+        }
+        sq_pause();
+    }
+    return false;
+}
+
+bool sq_spin_message(sq_queue *queue, uint32_t rounds) {
+    return spin_rounds(queue, message_ready, rounds);
+}
+
+bool sq_spin_room(sq_queue *queue, uint32_t rounds) {
+    return spin_rounds(queue, room_ready, rounds);
+}
+
+#define SPIN_LEAST_NS 2000u
+#define SPIN_MOST_NS 50000u
+#define SPIN_ROUNDS 64u
+
+/* Spin for as long as spinning has paid off lately, then sleep. */
+static void await(sq_queue *queue, sq_event *event, bool (*ready)(sq_queue *),
+                  uint64_t timeout_ns) {
+    uint64_t interval = (uint64_t)queue->segment.recovery_ms * 1000000u;
+    uint64_t start = sq_now_ns();
+    uint64_t spin = queue->spin_ns < timeout_ns ? queue->spin_ns : timeout_ns;
+    do {
+        if (spin_rounds(queue, ready, SPIN_ROUNDS)) {
+            queue->spin_ns = queue->spin_ns * 2 < SPIN_MOST_NS ? queue->spin_ns * 2 : SPIN_MOST_NS;
+            return;
+        }
+    } while (sq_now_ns() - start < spin);
+    queue->spin_ns = queue->spin_ns / 2 > SPIN_LEAST_NS ? queue->spin_ns / 2 : SPIN_LEAST_NS;
+
+    uint32_t key = sq_event_prepare(event);
+    if (ready(queue)) {
+        return;
+    }
+    /* half the interval: a death just after one look is found by the next, within the interval */
+    uint64_t sleep = timeout_ns < interval / 2 ? timeout_ns : interval / 2;
+    if (!sq_event_sleep(event, key, sleep)) {
+        sq_recover(queue, interval / 4);
+    }
+}
+
+void sq_await_message(sq_queue *queue, uint64_t timeout_ns) {
+    await(queue, &queue->header->not_empty, message_ready, timeout_ns);
+}
+
+void sq_await_room(sq_queue *queue, uint64_t timeout_ns) {
+    await(queue, &queue->header->not_full, room_ready, timeout_ns);
+}
+
+void sq_await_done(sq_queue *queue, uint64_t timeout_ns) {
+    await(queue, &queue->header->all_done, all_done, timeout_ns);
+}
+
+void sq_await_chunk(sq_queue *queue, uint64_t bytes, uint64_t timeout_ns) {
+    uint64_t interval = (uint64_t)queue->segment.recovery_ms * 1000000u;
+    uint32_t chunk;
+    uint32_t key = sq_event_prepare(&queue->header->not_full);
+    if (sq_chunk_acquire(queue, bytes, &chunk) == SQ_OK) {
+        sq_chunk_release(queue, chunk);
+        return;
+    }
+    uint64_t sleep = timeout_ns < interval / 2 ? timeout_ns : interval / 2;
+    if (!sq_event_sleep(&queue->header->not_full, key, sleep)) {
+        sq_recover(queue, interval / 4);
+    }
+}

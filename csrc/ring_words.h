@@ -1,0 +1,69 @@
+/* Arithmetic of sequence words, intents and chunk words: no shared state is touched here. */
+#ifndef SQ_RING_WORDS_H
+#define SQ_RING_WORDS_H
+
+#include "queue.h"
+
+static inline uint64_t sq_sequence(const sq_queue *queue, uint64_t position, unsigned state) {
+    return (position >> queue->turn_shift) << 2 | state;
+}
+
+/* An intent is a range of positions in one word: 48 bits of position, 16 of length. 0: none. */
+#define SQ_INTENT_BITS 48
+#define SQ_INTENT_MASK ((UINT64_C(1) << SQ_INTENT_BITS) - 1)
+
+static inline uint64_t sq_intent(uint64_t position, uint32_t n) {
+    return (position & SQ_INTENT_MASK) << 16 | n;
+}
+static inline uint32_t sq_intent_length(uint64_t intent) {
+    return (uint32_t)(intent & 0xffff);
+}
+static inline bool sq_intent_covers(uint64_t intent, uint64_t position) {
+    return ((position - (intent >> 16)) & SQ_INTENT_MASK) < sq_intent_length(intent);
+}
+/* The full position where it starts, given a cursor that is not before it. */
+static inline uint64_t sq_intent_start(uint64_t intent, uint64_t cursor) {
+    return cursor - ((cursor - (intent >> 16)) & SQ_INTENT_MASK);
+}
+
+static inline uint64_t sq_chunk_word(unsigned state, uint32_t participant) {
+    return (uint64_t)state << 32 | participant;
+}
+static inline unsigned sq_chunk_state(uint64_t word) {
+    return (unsigned)(word >> 32);
+}
+static inline uint32_t sq_chunk_holder(uint64_t word) {
+    return (uint32_t)word;
+}
+
+/* A chunk's name: size size class << 26 | index. */
+static inline uint32_t sq_chunk_name(uint32_t size_class, uint32_t index) {
+    return size_class << 26 | index;
+}
+static inline uint32_t sq_chunk_class(uint32_t chunk) {
+    return chunk >> 26;
+}
+static inline uint32_t sq_chunk_index(uint32_t chunk) {
+    return chunk & ((1u << 26) - 1);
+}
+static inline bool sq_chunk_exists(const sq_queue *queue, uint32_t chunk) {
+    uint32_t size_class = sq_chunk_class(chunk);
+    return size_class < queue->segment.classes &&
+           sq_chunk_index(chunk) < queue->segment.count[size_class];
+}
+static inline sq_chunk *sq_chunk_at(const sq_queue *queue, uint32_t chunk) {
+    uint64_t index = queue->segment.first[sq_chunk_class(chunk)] + sq_chunk_index(chunk);
+    return (sq_chunk *)(queue->segment.base + queue->segment.chunks_offset) + index;
+}
+
+static inline uint32_t sq_slot_chunk(const sq_slot *slot) {
+    uint32_t chunk;
+    __builtin_memcpy(&chunk, slot->body, sizeof chunk);
+    return chunk;
+}
+
+/* Whether the slot of this position holds its message: the slot, not a chunk, then says what
+ * becomes of it. */
+bool sq_slot_holds(const sq_queue *queue, uint64_t position);
+
+#endif

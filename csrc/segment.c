@@ -1,0 +1,337 @@
+#include "segment.h"
+
+#include "process.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define DIRECTORY "/dev/shm"
+#define PATH_MAX_BYTES (sizeof DIRECTORY + 1 + SQ_FILE_NAME_MAX)
+#define SMALLEST_CHUNK 256u
+#define HEADROOM_SMALL 256u    /* room for a codec's header, so that 2^k bytes of data fit 2^k */
+#define HEADROOM_LARGE SQ_PAGE /* likewise, where chunks are aligned to pages */
+#define LARGE (64u << 10)
+
+static uint64_t align(uint64_t value, uint64_t unit) {
+    return (value + unit - 1) / unit * unit;
+}
+
+static void file_path(char path[PATH_MAX_BYTES], const char *file_name) {
+    snprintf(path, PATH_MAX_BYTES, DIRECTORY "/%s", file_name);
+}
+
+/* Size classes double from 256 bytes to the pool's size. Each may use all of the pool's bytes,
+ * but no more chunks than the ring can name and as many leases: untouched ones cost nothing. */
+static void lay_out_classes(sq_segment *segment) {
+    uint64_t offset = align(segment->chunks_offset, SQ_PAGE);
+    uint64_t first = 0;
+    uint32_t size_class = 0;
+    for (uint64_t size = SMALLEST_CHUNK; size <= segment->pool_bytes && size_class < SQ_CLASSES_MAX;
+         size *= 2) {
+        uint64_t headroom = size < LARGE ? HEADROOM_SMALL : HEADROOM_LARGE;
+        uint64_t count = segment->pool_bytes / size;
+        uint64_t most = 2ull * segment->capacity;
+        segment->chunk_bytes[size_class] = size + headroom;
+        segment->stride[size_class] = size + headroom;
+        segment->count[size_class] = (uint32_t)(count < most ? count : most);
+        segment->first[size_class] = first;
+        first += segment->count[size_class];
+        size_class++;
+    }
+    segment->classes = size_class;
+    offset = align(offset + first * sizeof(sq_chunk), SQ_PAGE);
+    for (uint32_t i = 0; i < size_class; i++) {
+        segment->data_offset[i] = offset;
+        offset = align(offset + segment->stride[i] * segment->count[i], SQ_PAGE);
+    }
+    segment->bytes = offset;
+}
+
+static void lay_out(sq_segment *segment) {
+    segment->participants_offset = sizeof(sq_header);
+    segment->classes_offset =
+        segment->participants_offset + (uint64_t)segment->participants * sizeof(sq_participant);
+    segment->slots_offset =
+        align(segment->classes_offset + SQ_CLASSES_MAX * sizeof(sq_class), SQ_PAGE);
+    segment->chunks_offset =
+        align(segment->slots_offset + (uint64_t)segment->capacity * segment->slot_bytes, SQ_PAGE);
+    lay_out_classes(segment);
+}
+
+static bool options_allowed(const sq_segment *segment) {
+    return segment->capacity >= SQ_CAPACITY_MIN && segment->capacity <= SQ_CAPACITY_MAX &&
+           (segment->capacity & (segment->capacity - 1)) == 0 &&
+           segment->maxsize <= segment->capacity && segment->slot_bytes >= SQ_SLOT_MIN &&
+           segment->slot_bytes <= SQ_SLOT_MAX && segment->slot_bytes % 64 == 0 &&
+           segment->participants >= 1 && segment->participants <= SQ_PARTICIPANTS_MAX &&
+           segment->mode <= (SQ_SINGLE_PRODUCER | SQ_SINGLE_CONSUMER) &&
+           segment->recovery_ms >= 1 && segment->recovery_ms <= 60000 &&
+           segment->pool_bytes >= SQ_POOL_MIN && segment->pool_bytes <= SQ_POOL_MAX &&
+           memchr(segment->codec, '\0', SQ_CODEC_MAX) != NULL;
+}
+
+sq_status sq_segment_back(const sq_segment *segment, uint64_t offset, uint64_t length) {
+    while (fallocate(segment->fd, 0, (off_t)offset, (off_t)length) != 0) {
+        if (errno == EINTR) {
+            continue;
+        }
+        return errno == ENOSPC || errno == ENOMEM ? SQ_NO_MEMORY : SQ_SYSTEM;
+    }
+    return SQ_OK;
+}
+
+static void write_header(const sq_segment *segment) {
+    sq_header *header = sq_segment_header(segment);
+    header->version = SQ_LAYOUT_VERSION;
+    header->mode = segment->mode;
+    header->segment_bytes = segment->bytes;
+    header->maxsize = segment->maxsize;
+    header->capacity = segment->capacity;
+    header->slot_bytes = segment->slot_bytes;
+    header->participants = segment->participants;
+    header->classes = segment->classes;
+    header->chunks =
+        (uint32_t)(segment->first[segment->classes - 1] + segment->count[segment->classes - 1]);
+    header->recovery_ms = segment->recovery_ms;
+    header->pool_bytes = segment->pool_bytes;
+    header->participants_offset = segment->participants_offset;
+    header->slots_offset = segment->slots_offset;
+    header->classes_offset = segment->classes_offset;
+    header->chunks_offset = segment->chunks_offset;
+    header->pid_namespace = sq_process_namespace();
+    memcpy(header->codec, segment->codec, SQ_CODEC_MAX);
+    for (uint32_t i = 0; i < segment->classes; i++) {
+        sq_class *size_class = sq_segment_class(segment, i);
+        size_class->chunk_bytes = segment->chunk_bytes[i];
+        size_class->stride = segment->stride[i];
+        size_class->data_offset = segment->data_offset[i];
+        size_class->first = segment->first[i];
+        size_class->count = segment->count[i];
+    }
+    header->magic = SQ_MAGIC;
+}
+
+sq_status sq_segment_create(sq_segment *segment, const sq_options *options) {
+    memset(segment, 0, sizeof *segment);
+    segment->fd = -1;
+    segment->maxsize = options->maxsize;
+    segment->capacity = options->capacity;
+    segment->slot_bytes = options->slot_bytes;
+    segment->participants = options->participants;
+    segment->mode = options->mode;
+    segment->recovery_ms = options->recovery_ms;
+    segment->pool_bytes = options->pool_bytes;
+    memcpy(segment->codec, options->codec, SQ_CODEC_MAX);
+    if (!options_allowed(segment)) {
+        return SQ_BAD_OPTION;
+    }
+    lay_out(segment);
+
+    /* O_TMPFILE: until it is published the segment vanishes with its creator */
+    segment->fd = open(DIRECTORY, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+    if (segment->fd < 0) {
+        return SQ_SYSTEM;
+    }
+    sq_status status = SQ_SYSTEM;
+    if (ftruncate(segment->fd, (off_t)segment->bytes) == 0) {
+        status = sq_segment_back(segment, 0, segment->slots_offset);
+    }
+    if (status == SQ_OK) {
+        void *base = mmap(NULL, segment->bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE,
+                          segment->fd, 0);
+        if (base == MAP_FAILED) {
+            status = SQ_SYSTEM;
+        } else {
+            segment->base = base;
+            write_header(segment);
+        }
+    }
+    if (status != SQ_OK) {
+        int error = errno;
+        close(segment->fd);
+        errno = error;
+    }
+    return status;
+}
+
+sq_status sq_segment_publish(const sq_segment *segment, const char *file_name) {
+    char path[PATH_MAX_BYTES];
+    char source[32];
+    file_path(path, file_name);
+    snprintf(source, sizeof source, "/proc/self/fd/%d", segment->fd);
+    if (linkat(AT_FDCWD, source, AT_FDCWD, path, AT_SYMLINK_FOLLOW) == 0) {
+        return SQ_OK;
+    }
+    return errno == EEXIST ? SQ_EXISTS : SQ_SYSTEM;
+}
+
+/* Copy the header out, then compute from its options alone where everything must be: a header
+ * that says anything else was not written by this layout. */
+static sq_status check_header(sq_segment *segment, uint64_t file_bytes) {
+    sq_header header;
+    memcpy(&header, segment->base, offsetof(sq_header, state));
+    if (header.magic != SQ_MAGIC || header.version != SQ_LAYOUT_VERSION ||
+        header.pid_namespace != sq_process_namespace()) {
+        return SQ_INCOMPATIBLE;
+    }
+    segment->maxsize = header.maxsize;
+    segment->capacity = header.capacity;
+    segment->slot_bytes = header.slot_bytes;
+    segment->participants = header.participants;
+    segment->mode = header.mode;
+    segment->recovery_ms = header.recovery_ms;
+    segment->pool_bytes = header.pool_bytes;
+    memcpy(segment->codec, header.codec, SQ_CODEC_MAX);
+    if (!options_allowed(segment)) {
+        return SQ_CORRUPT;
+    }
+    lay_out(segment);
+    bool agrees = header.segment_bytes == segment->bytes && file_bytes == segment->bytes &&
+                  header.classes == segment->classes &&
+                  header.participants_offset == segment->participants_offset &&
+                  header.slots_offset == segment->slots_offset &&
+                  header.classes_offset == segment->classes_offset &&
+                  header.chunks_offset == segment->chunks_offset;
+    return agrees ? SQ_OK : SQ_CORRUPT;
+}
+
+sq_status sq_segment_map(sq_segment *segment, int fd) {
+    struct stat status;
+    memset(segment, 0, sizeof *segment);
+    segment->fd = fd;
+    if (fstat(fd, &status) != 0) {
+        return SQ_SYSTEM;
+    }
+    if (status.st_uid != geteuid() || (status.st_mode & 077) != 0) {
+        return SQ_FOREIGN;
+    }
+    if (!S_ISREG(status.st_mode) || (uint64_t)status.st_size < sizeof(sq_header)) {
+        return SQ_INCOMPATIBLE;
+    }
+    uint64_t file_bytes = (uint64_t)status.st_size;
+    void *base = mmap(NULL, file_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
+    if (base == MAP_FAILED) {
+        return SQ_SYSTEM;
+    }
+    segment->base = base;
+    sq_status result = check_header(segment, file_bytes);
+    if (result != SQ_OK) {
+        munmap(base, file_bytes);
+        segment->base = NULL;
+    }
+    return result;
+}
+
+sq_status sq_segment_attach(sq_segment *segment, const char *file_name) {
+    char path[PATH_MAX_BYTES];
+    file_path(path, file_name);
+    int fd = open(path, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
+    if (fd < 0) {
+        switch (errno) {
+        case ENOENT:
+            return SQ_GONE;
+        case EACCES:
+        case EPERM:
+        case ELOOP:
+            return SQ_FOREIGN;
+        default:
+            return SQ_SYSTEM;
+        }
+    }
+    sq_status result = sq_segment_map(segment, fd);
+    if (result != SQ_OK) {
+        int error = errno;
+        close(fd);
+        errno = error;
+    }
+    return result;
+}
+
+void sq_segment_unmap(sq_segment *segment) {
+    munmap(segment->base, segment->bytes);
+    close(segment->fd);
+    segment->base = NULL;
+    segment->fd = -1;
+}
+
+sq_status sq_segment_lock(const sq_segment *segment) {
+    while (flock(segment->fd, LOCK_EX) != 0) {
+        if (errno != EINTR) {
+            return SQ_SYSTEM;
+        }
+    }
+    return SQ_OK;
+}
+
+void sq_segment_unlock(const sq_segment *segment) {
+    flock(segment->fd, LOCK_UN);
+}
+
+bool sq_segment_named(const sq_segment *segment) {
+    struct stat status;
+    return fstat(segment->fd, &status) == 0 && status.st_nlink > 0;
+}
+
+sq_status sq_segment_unlink(const char *file_name) {
+    char path[PATH_MAX_BYTES];
+    file_path(path, file_name);
+    if (unlink(path) == 0) {
+        return SQ_OK;
+    }
+    return errno == ENOENT ? SQ_GONE : SQ_SYSTEM;
+}
+
+static sq_status map_external(int fd, uint64_t bytes, unsigned char **data) {
+    void *base = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (base == MAP_FAILED) {
+        return SQ_SYSTEM;
+    }
+    *data = base;
+    return SQ_OK;
+}
+
+sq_status sq_external_create(const char *file_name, uint64_t bytes, unsigned char **data) {
+    char path[PATH_MAX_BYTES];
+    file_path(path, file_name);
+    int fd = open(path, O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC, 0600);
+    if (fd < 0) {
+        return SQ_SYSTEM;
+    }
+    const sq_segment segment = {.fd = fd};
+    sq_status status = sq_segment_back(&segment, 0, bytes);
+    if (status == SQ_OK) {
+        status = map_external(fd, bytes, data);
+    }
+    close(fd);
+    if (status != SQ_OK) {
+        unlink(path);
+    }
+    return status;
+}
+
+sq_status sq_external_open(const char *file_name, uint64_t bytes, unsigned char **data) {
+    char path[PATH_MAX_BYTES];
+    struct stat status;
+    file_path(path, file_name);
+    int fd = open(path, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
+    if (fd < 0) {
+        return errno == ENOENT ? SQ_CORRUPT : SQ_SYSTEM;
+    }
+    sq_status result = SQ_CORRUPT;
+    if (fstat(fd, &status) == 0 && status.st_uid == geteuid() &&
+        (uint64_t)status.st_size >= bytes) {
+        result = map_external(fd, bytes, data);
+    }
+    close(fd);
+    return result;
+}
+
+void sq_external_unmap(unsigned char *data, uint64_t bytes) {
+    munmap(data, bytes);
+}
