@@ -14,31 +14,48 @@
 #define SPIN_FIRST_NS 20000u
 #define ROLE_TRIES 1000u
 
+static bool take_entry(sq_queue *queue, uint32_t index, uint64_t identity, uint64_t former) {
+    sq_participant *entry = sq_segment_participant(&queue->segment, index);
+    /* acquire: what the former bearer left is settled */
+    if (!atomic_compare_exchange_strong_explicit(&entry->identity, &former, identity,
+                                                 memory_order_acq_rel, memory_order_relaxed)) {
+        return false;
+    }
+    queue->self = entry;
+    queue->id = index + 1;
+    return true;
+}
+
 static sq_status join(sq_queue *queue) {
     uint64_t identity = sq_process_identity();
     if (identity == 0) {
         errno = ENOSYS; /* no /proc: the dead could not be told from the living */
         return SQ_SYSTEM;
     }
-    for (uint32_t index = 0; index < queue->segment.participants; index++) {
-        sq_participant *entry = sq_segment_participant(&queue->segment, index);
-        uint64_t free_entry = 0;
-        if (atomic_load_explicit(&entry->identity, memory_order_relaxed) == 0 &&
-            atomic_compare_exchange_strong_explicit(&entry->identity, &free_entry, identity,
-                                                    memory_order_acq_rel, memory_order_relaxed)) {
-            queue->self = entry;
-            queue->id = index + 1;
+    for (uint32_t index = 0; index + 1 < queue->segment.participants; index++) {
+        if (take_entry(queue, index, identity, 0)) {
             return SQ_OK;
         }
     }
     return SQ_TABLE_FULL;
 }
 
+/* The caller holds the segment's lock. To recover the dead one must be a participant; when the
+ * table is full of them, the last entry, which the lock guards, serves the newcomer meanwhile. */
 static sq_status join_or_recover(sq_queue *queue) {
     sq_status status = join(queue);
-    if (status == SQ_TABLE_FULL && sq_recover(queue, 0) > 0) {
-        status = join(queue);
+    if (status != SQ_TABLE_FULL) {
+        return status;
     }
+    uint32_t last = queue->segment.participants - 1;
+    sq_participant *entry = sq_segment_participant(&queue->segment, last);
+    uint64_t former = atomic_load_explicit(&entry->identity, memory_order_acquire);
+    if (!take_entry(queue, last, sq_process_identity(), former)) {
+        return SQ_TABLE_FULL;
+    }
+    sq_recover(queue, 0);
+    status = join(queue);
+    atomic_store_explicit(&entry->identity, 0, memory_order_release);
     return status;
 }
 
@@ -48,7 +65,8 @@ static void open_handle(sq_queue *queue) {
     queue->single_consumer = queue->segment.mode & SQ_SINGLE_CONSUMER;
     queue->limit = queue->segment.maxsize ? queue->segment.maxsize : queue->segment.capacity;
     queue->turn_shift = (uint64_t)__builtin_ctz(queue->segment.capacity);
-    queue->spin_ns = SPIN_FIRST_NS;
+    atomic_store_explicit(&queue->spin_ns, SPIN_FIRST_NS, memory_order_relaxed);
+    atomic_flag_clear(&queue->recovering);
 }
 
 /* The name belongs to a queue already. If nobody alive holds it, it is a leftover and goes. */
@@ -137,10 +155,14 @@ sq_status sq_queue_rejoin(sq_queue *queue) {
     }
     queue->producing = false;
     queue->consuming = false;
-    queue->redelivery_seen = 0;
-    queue->self = NULL;
-    queue->id = 0;
-    return join_or_recover(queue);
+    atomic_store_explicit(&queue->redelivery_seen, 0, memory_order_relaxed);
+    atomic_flag_clear(&queue->recovering);
+    sq_status status = sq_segment_lock(&queue->segment);
+    if (status == SQ_OK) {
+        status = join_or_recover(queue);
+        sq_segment_unlock(&queue->segment);
+    }
+    return status;
 }
 
 static bool anybody_left(const sq_queue *queue) {

@@ -1,4 +1,5 @@
-/* A handle: one participant's view of one queue. Used by one thread at a time. */
+/* A handle: one participant's view of one queue. Threads may share it if they put, take, acquire
+ * and release one at a time; only the await and spin functions may run beside them. */
 #ifndef SQ_QUEUE_H
 #define SQ_QUEUE_H
 
@@ -13,13 +14,15 @@ typedef struct sq_queue {
     bool single_consumer;
     bool producing; /* role taken */
     bool consuming;
-    uint64_t limit;           /* most messages at a time */
-    uint64_t turn_shift;      /* position >> turn_shift is its turn */
-    uint64_t backed;          /* positions below this have memory behind their slots */
-    uint64_t head_seen;       /* what the head was when it was last read: it only grows */
-    uint64_t tail_seen;       /* likewise */
-    uint64_t redelivery_seen; /* epoch in which nothing was left to deliver again */
-    uint64_t spin_ns;         /* how long waiting by spinning has paid off lately */
+    uint64_t limit;      /* most messages at a time */
+    uint64_t turn_shift; /* position >> turn_shift is its turn */
+    uint64_t backed;     /* positions below this have memory behind their slots */
+    /* Shared with threads that wait, hence atomic; relaxed, because each is only advice. */
+    _Atomic uint64_t head_seen;       /* what the head was when it was last read: it only grows */
+    _Atomic uint64_t tail_seen;       /* likewise */
+    _Atomic uint64_t redelivery_seen; /* epoch in which nothing was left to deliver again */
+    _Atomic uint64_t spin_ns;         /* how long waiting by spinning has paid off lately */
+    atomic_flag recovering;           /* a thread of this process is at it */
     char file_name[SQ_FILE_NAME_MAX];
 } sq_queue;
 

@@ -208,17 +208,7 @@ static bool become_recoverer(sq_queue *queue) {
     }
 }
 
-uint32_t sq_recover(sq_queue *queue, uint64_t every_ns) {
-    sq_header *header = queue->header;
-    uint64_t now = sq_now_ns();
-    uint64_t last = atomic_load_explicit(&header->last_recovery_ns, memory_order_relaxed);
-    if (last <= now && now - last < every_ns) {
-        return 0;
-    }
-    if (!become_recoverer(queue)) {
-        return 0;
-    }
-    atomic_store_explicit(&header->last_recovery_ns, now, memory_order_relaxed);
+static uint32_t settle_the_dead(sq_queue *queue) {
     uint32_t found = 0;
     for (uint32_t index = 0; index < queue->segment.participants; index++) {
         uint64_t identity =
@@ -227,7 +217,23 @@ uint32_t sq_recover(sq_queue *queue, uint64_t every_ns) {
             found += settle_participant(queue, index);
         }
     }
-    atomic_store_explicit(&header->recoverer, 0, memory_order_release);
+    return found;
+}
+
+uint32_t sq_recover(sq_queue *queue, uint64_t every_ns) {
+    sq_header *header = queue->header;
+    uint64_t now = sq_now_ns();
+    uint64_t last = atomic_load_explicit(&header->last_recovery_ns, memory_order_relaxed);
+    if ((last <= now && now - last < every_ns) || atomic_flag_test_and_set(&queue->recovering)) {
+        return 0;
+    }
+    uint32_t found = 0;
+    if (become_recoverer(queue)) {
+        atomic_store_explicit(&header->last_recovery_ns, now, memory_order_relaxed);
+        found = settle_the_dead(queue);
+        atomic_store_explicit(&header->recoverer, 0, memory_order_release);
+    }
+    atomic_flag_clear(&queue->recovering);
     if (found > 0) {
         sq_event_wake(&header->not_empty, INT32_MAX);
         sq_event_wake(&header->not_full, INT32_MAX);

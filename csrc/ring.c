@@ -23,13 +23,22 @@ static bool slot_is(const sq_queue *queue, uint64_t position, unsigned state) {
     return sequence == sq_sequence(queue, position, state);
 }
 
+static uint64_t seen(const _Atomic uint64_t *cursor) {
+    return atomic_load_explicit(cursor, memory_order_relaxed);
+}
+
+static uint64_t look(_Atomic uint64_t *seen_cursor, const _Atomic uint64_t *cursor) {
+    /* acquire: slots on the far side of the cursor were written, or read, before it moved */
+    uint64_t value = atomic_load_explicit(cursor, memory_order_acquire) & ~SQ_TAIL_CLOSED;
+    atomic_store_explicit(seen_cursor, value, memory_order_relaxed);
+    return value;
+}
+
 /* How many of n positions from `tail` on can be reserved. */
 static uint32_t room_at(sq_queue *queue, uint64_t tail, uint32_t n) {
-    uint64_t waiting = tail - queue->head_seen;
+    uint64_t waiting = tail - seen(&queue->head_seen);
     if ((int64_t)waiting < 0 || waiting + n > queue->limit) {
-        /* acquire: one consumer has read a slot before it moved the head past it */
-        queue->head_seen = atomic_load_explicit(&queue->header->head, memory_order_acquire);
-        waiting = tail - queue->head_seen;
+        waiting = tail - look(&queue->head_seen, &queue->header->head);
         if ((int64_t)waiting < 0) {
             return 0; /* the tail we know is old */
         }
@@ -52,12 +61,9 @@ static uint32_t room_at(sq_queue *queue, uint64_t tail, uint32_t n) {
 /* How many of n positions from `head` on can be claimed: committed ones and tombstones. */
 static uint32_t committed_at(sq_queue *queue, uint64_t head, uint32_t n) {
     if (queue->single_producer) {
-        uint64_t waiting = queue->tail_seen - head;
+        uint64_t waiting = seen(&queue->tail_seen) - head;
         if ((int64_t)waiting < (int64_t)n) {
-            /* acquire: the producer wrote the slots before it moved the tail past them */
-            queue->tail_seen =
-                atomic_load_explicit(&queue->header->tail, memory_order_acquire) & ~SQ_TAIL_CLOSED;
-            waiting = queue->tail_seen - head;
+            waiting = look(&queue->tail_seen, &queue->header->tail) - head;
         }
         if ((int64_t)waiting <= 0) {
             return 0;
@@ -153,7 +159,7 @@ sq_status sq_put(sq_queue *queue, const sq_item *items, uint32_t n, uint32_t *ac
                 tail = now;
                 continue;
             }
-            return tail - queue->head_seen > queue->segment.capacity ? SQ_CORRUPT : SQ_FULL;
+            return tail - seen(&queue->head_seen) > queue->segment.capacity ? SQ_CORRUPT : SQ_FULL;
         }
         if (tail + room > queue->backed) {
             sq_status status = back_slots(queue, tail, room);
@@ -277,7 +283,7 @@ static sq_status take_as_only_consumer(sq_queue *queue, void *taken, uint32_t n,
     if (claimed == 0) {
         return SQ_EMPTY;
     }
-    if (queue->single_producer && queue->tail_seen - head > queue->segment.capacity) {
+    if (queue->single_producer && seen(&queue->tail_seen) - head > queue->segment.capacity) {
         return SQ_CORRUPT;
     }
     sq_status status = read_claimed(queue, head, claimed, taken, count);
@@ -394,7 +400,7 @@ static sq_status take_returned(sq_queue *queue, sq_taken *taken, uint32_t *count
         uint64_t epoch = atomic_load_explicit(&header->redelivery_epoch, memory_order_acquire);
         returned message = find_returned(queue);
         if (!message.found) {
-            queue->redelivery_seen = epoch;
+            atomic_store_explicit(&queue->redelivery_seen, epoch, memory_order_relaxed);
             return SQ_EMPTY;
         }
         if (!claim_returned(queue, &message)) {
@@ -428,7 +434,7 @@ sq_status sq_take(sq_queue *queue, void *taken, uint32_t n, uint32_t *count) {
             return SQ_CLOSED;
         }
         if (atomic_load_explicit(&header->redelivery_epoch, memory_order_relaxed) !=
-            queue->redelivery_seen) {
+            seen(&queue->redelivery_seen)) {
             sq_status status = take_returned(queue, taken, count);
             if (status != SQ_EMPTY) {
                 return status;
@@ -527,7 +533,7 @@ static bool message_ready(sq_queue *queue) {
         return true;
     }
     return atomic_load_explicit(&header->redelivery_epoch, memory_order_acquire) !=
-           queue->redelivery_seen;
+           seen(&queue->redelivery_seen);
 }
 
 static bool room_ready(sq_queue *queue) {
@@ -566,14 +572,16 @@ static void await(sq_queue *queue, sq_event *event, bool (*ready)(sq_queue *),
                   uint64_t timeout_ns) {
     uint64_t interval = (uint64_t)queue->segment.recovery_ms * 1000000u;
     uint64_t start = sq_now_ns();
-    uint64_t spin = queue->spin_ns < timeout_ns ? queue->spin_ns : timeout_ns;
+    uint64_t spin = seen(&queue->spin_ns);
     do {
         if (spin_rounds(queue, ready, SPIN_ROUNDS)) {
-            queue->spin_ns = queue->spin_ns * 2 < SPIN_MOST_NS ? queue->spin_ns * 2 : SPIN_MOST_NS;
+            spin = spin * 2 < SPIN_MOST_NS ? spin * 2 : SPIN_MOST_NS;
+            atomic_store_explicit(&queue->spin_ns, spin, memory_order_relaxed);
             return;
         }
-    } while (sq_now_ns() - start < spin);
-    queue->spin_ns = queue->spin_ns / 2 > SPIN_LEAST_NS ? queue->spin_ns / 2 : SPIN_LEAST_NS;
+    } while (sq_now_ns() - start < (spin < timeout_ns ? spin : timeout_ns));
+    spin = spin / 2 > SPIN_LEAST_NS ? spin / 2 : SPIN_LEAST_NS;
+    atomic_store_explicit(&queue->spin_ns, spin, memory_order_relaxed);
 
     uint32_t key = sq_event_prepare(event);
     if (ready(queue)) {
