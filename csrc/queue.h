@@ -84,6 +84,7 @@ void sq_await_message(sq_queue *queue, uint64_t timeout_ns);
 void sq_await_room(sq_queue *queue, uint64_t timeout_ns);
 void sq_await_chunk(sq_queue *queue, uint64_t bytes, uint64_t timeout_ns);
 void sq_await_done(sq_queue *queue, uint64_t timeout_ns);
+void sq_wake_all(sq_queue *queue);
 /* Spin a moment; true when there may be something to take or room to put. */
 bool sq_spin_message(sq_queue *queue, uint32_t rounds);
 bool sq_spin_room(sq_queue *queue, uint32_t rounds);

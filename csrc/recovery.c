@@ -235,9 +235,7 @@ uint32_t sq_recover(sq_queue *queue, uint64_t every_ns) {
     }
     atomic_flag_clear(&queue->recovering);
     if (found > 0) {
-        sq_event_wake(&header->not_empty, INT32_MAX);
-        sq_event_wake(&header->not_full, INT32_MAX);
-        sq_event_wake(&header->all_done, INT32_MAX);
+        sq_wake_all(queue);
     }
     return found;
 }

@@ -475,6 +475,12 @@ uint64_t sq_size(const sq_queue *queue) {
     return size < queue->limit ? size : queue->limit;
 }
 
+void sq_wake_all(sq_queue *queue) {
+    sq_event_wake(&queue->header->not_empty, INT32_MAX);
+    sq_event_wake(&queue->header->not_full, INT32_MAX);
+    sq_event_wake(&queue->header->all_done, INT32_MAX);
+}
+
 void sq_shutdown(sq_queue *queue, bool immediate) {
     sq_header *header = queue->header;
     if (immediate) {
@@ -482,9 +488,7 @@ void sq_shutdown(sq_queue *queue, bool immediate) {
     }
     /* seq_cst: in one order with every reservation, and before the wake-ups */
     atomic_fetch_or_explicit(&header->tail, SQ_TAIL_CLOSED, memory_order_seq_cst);
-    sq_event_wake(&header->not_empty, INT32_MAX);
-    sq_event_wake(&header->not_full, INT32_MAX);
-    sq_event_wake(&header->all_done, INT32_MAX);
+    sq_wake_all(queue);
 }
 
 bool sq_is_shutdown(const sq_queue *queue) {
