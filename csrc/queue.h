@@ -56,6 +56,9 @@ typedef struct sq_taken {
     unsigned char body[]; /* SQ_INLINE: room for sq_inline_max bytes */
 } sq_taken;
 
+/* 64-bit words of one record, whatever the queue's slots. */
+#define SQ_TAKEN_WORDS ((sizeof(sq_taken) + SQ_SLOT_MAX) / sizeof(uint64_t))
+
 static inline uint32_t sq_inline_max(const sq_queue *queue) {
     return queue->segment.slot_bytes - (uint32_t)sizeof(sq_slot);
 }

@@ -90,7 +90,14 @@ class OutOfSharedMemory(QueueError, MemoryError):
 
 
 class EncodeError(QueueError, pickle.PicklingError):
-    """The item cannot be encoded by the queue's codec; nothing was put."""
+    """The item cannot be encoded by the queue's codec; it was not put.
+
+    ``accepted`` is the number of items a ``put_many`` did put before it.
+    """
+
+    def __init__(self, message: str = "", accepted: int = 0) -> None:
+        super().__init__(message)
+        self.accepted = accepted
 
 
 class DecodeError(QueueError, pickle.UnpicklingError):

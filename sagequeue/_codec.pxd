@@ -1,0 +1,30 @@
+from libc.stdint cimport uint8_t, uint64_t
+
+cdef enum:
+    SCRATCH = 192
+
+
+cdef struct Encoded:
+    # A body in up to two parts, and behind them the out-of-band buffers of a pickle. The parts
+    # live in `scratch` or in the object that encode() returned, which the caller keeps.
+    uint8_t tag
+    uint64_t size
+    const void *first
+    uint64_t first_size
+    const void *second
+    uint64_t second_offset
+    uint64_t second_size
+    unsigned char scratch[SCRATCH]
+
+
+cdef class Codec:
+    cdef readonly str name
+    cdef int kind
+    cdef object encode_custom
+    cdef object decode_custom
+    cdef object encode(self, object item, Encoded *encoded)
+    cdef object encode_typed(self, object item, object kind, Encoded *encoded)
+    cdef object decode(self, uint8_t tag, const unsigned char *data, uint64_t size)
+
+
+cdef int write_body(const Encoded *encoded, object kept, unsigned char *target) except -1

@@ -1,0 +1,464 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, freethreading_compatible=False
+"""Objects to bytes and back: the common types by hand, everything else by pickle protocol 5.
+
+What a tag means is part of the wire format: numbers are never reused.
+"""
+from cpython.buffer cimport (
+    PyBUF_ANY_CONTIGUOUS, PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer,
+)
+from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_GET_SIZE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.long cimport PyLong_AsLongLongAndOverflow, PyLong_FromLongLong
+from cpython.memoryview cimport PyMemoryView_FromMemory
+from cpython.object cimport PyTypeObject
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcpy, memset, strcmp
+
+import pickle
+from multiprocessing.reduction import ForkingPickler
+
+from sagequeue.codecs import custom_codec
+from sagequeue.errors import CorruptSegment, DecodeError, EncodeError
+
+cdef extern from "Python.h":
+    PyTypeObject *Py_TYPE(object item)
+    const char *PyUnicode_AsUTF8AndSize(object text, Py_ssize_t *size) except NULL
+    object PyUnicode_DecodeUTF8(const char *data, Py_ssize_t size, const char *errors)
+    object PyByteArray_FromStringAndSize(const char *data, Py_ssize_t size)
+    int PyBUF_READ
+
+cdef enum:
+    BYTES = 1
+    TEXT = 2
+    INTEGER = 3
+    REAL = 4
+    NONE = 5
+    FALSE = 6
+    TRUE = 7
+    BYTEARRAY = 8
+    NDARRAY = 9
+    PICKLE = 10
+    PICKLE_BUFFERS = 11  # a pickle whose out-of-band buffers follow it
+    CUSTOM = 32
+
+cdef enum:
+    KIND_PICKLE
+    KIND_RAW
+    KIND_CUSTOM
+
+cdef enum:
+    ALIGNMENT = 64
+    DIMENSIONS_MAX = 12
+    DTYPE_MAX = 32
+    WITHOUT_GIL = 1 << 18  # bytes from which copying is worth a release of the GIL
+
+cdef struct ArrayHeader:
+    uint8_t dimensions
+    uint8_t fortran
+    uint8_t dtype_length
+    uint8_t reserved
+    uint32_t data_offset
+
+cdef object dumps = pickle.dumps
+cdef object loads = pickle.loads
+cdef object numpy = None
+cdef PyTypeObject *ndarray_type = NULL
+cdef dict dtype_names = {}   # dtype -> its name as bytes, or None where it takes a pickle
+cdef dict dtypes = {}        # name -> dtype
+
+
+cdef inline uint64_t aligned(uint64_t offset) noexcept nogil:
+    return (offset + ALIGNMENT - 1) & ~<uint64_t>(ALIGNMENT - 1)
+
+
+cdef void copy(void *target, const void *source, uint64_t size) noexcept:
+    if size < WITHOUT_GIL:
+        memcpy(target, source, size)
+    else:
+        with nogil:
+            memcpy(target, source, size)
+
+
+cdef bint is_ndarray(object item):
+    """Exactly numpy.ndarray, without importing numpy for those who do not use it."""
+    global numpy, ndarray_type
+    cdef PyTypeObject *kind = Py_TYPE(item)
+    if ndarray_type == NULL:
+        if strcmp(kind.tp_name, b"numpy.ndarray") != 0:
+            return False
+        import numpy as module
+        numpy = module
+        ndarray_type = <PyTypeObject *> module.ndarray
+    return kind == ndarray_type
+
+
+cdef bytes dtype_name(object dtype):
+    """The dtype's name if the name is all there is to it, else None."""
+    name = dtype.str.encode("ascii")
+    plain = (
+        dtype.fields is None and dtype.subdtype is None and not dtype.hasobject
+        and dtype.metadata is None and len(name) <= DTYPE_MAX and dtype.kind in "biufcSUmMV"
+    )
+    return name if plain and numpy.dtype(name.decode()) == dtype else None
+
+
+cdef object dtype_named(bytes name):
+    dtype = dtypes.get(name)
+    if dtype is None:
+        dtype = numpy.dtype(name.decode("ascii"))
+        if dtype.hasobject or dtype_name(dtype) != name:
+            raise ValueError(f"dtype {name!r} does not describe plain data")
+        dtypes[name] = dtype
+    return dtype
+
+
+cdef class HeldBuffer:
+    """Keeps an object's memory where it is while it is being copied."""
+    cdef Py_buffer view
+    cdef bint held
+
+    @staticmethod
+    cdef HeldBuffer of(object owner, int flags):
+        cdef HeldBuffer self = HeldBuffer.__new__(HeldBuffer)
+        PyObject_GetBuffer(owner, &self.view, flags)
+        self.held = True
+        return self
+
+    def __dealloc__(self):
+        if self.held:
+            PyBuffer_Release(&self.view)
+
+
+cdef class Codec:
+    def __init__(self, str name):
+        self.name = name
+        if name == "pickle":
+            self.kind = KIND_PICKLE
+        elif name == "raw":
+            self.kind = KIND_RAW
+        else:
+            self.kind = KIND_CUSTOM
+            self.encode_custom, self.decode_custom = custom_codec(name)
+
+    cdef object encode(self, object item, Encoded *encoded):
+        """Describe the item's body in `encoded`; keep the returned object until it is written."""
+        cdef object kind = type(item)
+        encoded.second = NULL
+        encoded.second_size = 0
+        if kind is bytes and self.kind != KIND_CUSTOM:
+            encoded.tag = BYTES
+            encoded.first = PyBytes_AS_STRING(item)
+            encoded.size = encoded.first_size = PyBytes_GET_SIZE(item)
+            return item
+        if self.kind == KIND_PICKLE:
+            return self.encode_typed(item, kind, encoded)
+        if self.kind == KIND_RAW:
+            return encode_raw(item, encoded)
+        try:
+            body = self.encode_custom(item)
+        except Exception as error:
+            raise cannot_encode(item, self.name, error) from error
+        if type(body) is not bytes:
+            raise EncodeError(
+                f"codec {self.name!r} returned {type(body).__name__}, expected bytes; "
+                "correct its encode function"
+            )
+        return whole(body, CUSTOM, encoded)
+
+    cdef object encode_typed(self, object item, object kind, Encoded *encoded):
+        cdef Py_ssize_t size
+        cdef int overflow = 0
+        cdef int64_t number
+        if kind is str:
+            try:
+                encoded.first = PyUnicode_AsUTF8AndSize(item, &size)
+            except UnicodeEncodeError:
+                return encode_pickle(item, encoded)  # lone surrogates
+            encoded.tag = TEXT
+            encoded.size = encoded.first_size = size
+            return item
+        if kind is int:
+            number = PyLong_AsLongLongAndOverflow(item, &overflow)
+            if overflow == 0:
+                encoded.tag = INTEGER
+                memcpy(encoded.scratch, &number, 8)
+                encoded.first = encoded.scratch
+                encoded.size = encoded.first_size = 8
+                return item
+        elif kind is float:
+            encoded.tag = REAL
+            (<double *> encoded.scratch)[0] = item
+            encoded.first = encoded.scratch
+            encoded.size = encoded.first_size = 8
+            return item
+        elif item is None or kind is bool:
+            encoded.tag = NONE if item is None else (TRUE if item is True else FALSE)
+            encoded.first = encoded.scratch
+            encoded.size = encoded.first_size = 0
+            return item
+        elif kind is bytearray or kind is memoryview:
+            return encode_raw(item, encoded)
+        elif is_ndarray(item):
+            return encode_array(item, encoded)
+        return encode_pickle(item, encoded)
+
+    cdef object decode(self, uint8_t tag, const unsigned char *data, uint64_t size):
+        """The object a body stands for. Raises DecodeError when it stands for none."""
+        if self.kind == KIND_PICKLE:
+            return decode_typed(tag, data, size)
+        if self.kind == KIND_RAW and tag == BYTES:
+            return PyBytes_FromStringAndSize(<const char *> data, size)
+        if self.kind == KIND_RAW and tag == BYTEARRAY:
+            return PyByteArray_FromStringAndSize(<const char *> data, size)
+        if self.kind != KIND_CUSTOM or tag != CUSTOM:
+            # another codec's tag is never honoured: it could ask for a pickle to be loaded
+            raise CorruptSegment(f"tag {tag} is not one of codec {self.name!r}")
+        body = PyBytes_FromStringAndSize(<const char *> data, size)
+        try:
+            return self.decode_custom(body)
+        except Exception as error:
+            raise cannot_decode(self.name, error) from error
+
+
+cdef object cannot_encode(object item, str codec, object error):
+    return EncodeError(
+        f"codec {codec!r} cannot encode a {type(item).__qualname__}: {error}; nothing was put. "
+        "Put something it can encode, or choose another codec for the queue"
+    )
+
+
+cdef object cannot_decode(str codec, object error):
+    return DecodeError(f"codec {codec!r} cannot decode a message: {error!r}; it is consumed")
+
+
+cdef object whole(bytes body, uint8_t tag, Encoded *encoded):
+    encoded.tag = tag
+    encoded.first = PyBytes_AS_STRING(body)
+    encoded.size = encoded.first_size = PyBytes_GET_SIZE(body)
+    return body
+
+
+cdef object encode_raw(object item, Encoded *encoded):
+    """bytes-like items; a memoryview arrives as bytes, a bytearray as a bytearray."""
+    cdef HeldBuffer held
+    try:
+        held = HeldBuffer.of(item, PyBUF_SIMPLE)
+    except (TypeError, BufferError) as error:
+        if type(item) is memoryview:
+            return whole(bytes(item), BYTES, encoded)  # not contiguous
+        raise cannot_encode(item, "raw", error) from error
+    encoded.tag = BYTEARRAY if type(item) is bytearray else BYTES
+    encoded.first = held.view.buf
+    encoded.size = encoded.first_size = held.view.len
+    return held
+
+
+cdef object encode_array(object array, Encoded *encoded):
+    cdef HeldBuffer held
+    cdef ArrayHeader header
+    cdef int64_t extent
+    cdef bytes name
+    dtype = array.dtype
+    try:
+        name = dtype_names[dtype]
+    except KeyError:
+        name = dtype_names[dtype] = dtype_name(dtype)
+    shape = array.shape
+    if name is None or len(shape) > DIMENSIONS_MAX:
+        return encode_pickle(array, encoded)
+    flags = array.flags
+    if not (flags.c_contiguous or flags.f_contiguous):
+        array = numpy.ascontiguousarray(array)
+        flags = array.flags
+    if dtype.kind in "mM":
+        array = array.view("i8")  # the buffer protocol has no dates
+    held = HeldBuffer.of(array, PyBUF_ANY_CONTIGUOUS)
+    memset(&header, 0, sizeof(header))
+    header.dimensions = <uint8_t> len(shape)
+    header.fortran = not flags.c_contiguous
+    header.dtype_length = <uint8_t> PyBytes_GET_SIZE(name)
+    cdef uint64_t at = sizeof(header)
+    for extent in shape:
+        memcpy(encoded.scratch + at, &extent, 8)
+        at += 8
+    memcpy(encoded.scratch + at, PyBytes_AS_STRING(name), header.dtype_length)
+    at += header.dtype_length
+    header.data_offset = <uint32_t> aligned(at)
+    memcpy(encoded.scratch, &header, sizeof(header))
+    encoded.tag = NDARRAY
+    encoded.first = encoded.scratch
+    encoded.first_size = at
+    encoded.second = held.view.buf
+    encoded.second_offset = header.data_offset
+    encoded.second_size = held.view.len
+    encoded.size = header.data_offset + encoded.second_size
+    return held
+
+
+cdef object encode_pickle(object item, Encoded *encoded):
+    cdef list buffers = []
+    try:
+        body = dumps(item, 5, buffer_callback=buffers.append)
+    except Exception as error:
+        try:
+            # what only multiprocessing knows how to pickle: connections, sockets, ...
+            body = bytes(ForkingPickler.dumps(item, 5))
+        except Exception:
+            raise cannot_encode(item, "pickle", error) from error
+        buffers = []
+    if not buffers:
+        return whole(body, PICKLE, encoded)
+    try:
+        views = [buffer.raw() for buffer in buffers]
+    except BufferError:  # not contiguous: let pickle copy them
+        return whole(dumps(item, 5), PICKLE, encoded)
+    return with_buffers(body, views, encoded)
+
+
+cdef object with_buffers(bytes body, list views, Encoded *encoded):
+    """u32 count, u32 0, u64 pickle size; per buffer u64 size << 1 | read-only; the pickle; then
+    each buffer at the next multiple of ALIGNMENT."""
+    cdef bytearray table = bytearray(16 + 8 * len(views))
+    cdef unsigned char *at = <unsigned char *> PyByteArray_AS_STRING(table)
+    cdef uint64_t number = PyBytes_GET_SIZE(body)
+    cdef Py_ssize_t i
+    (<uint32_t *> at)[0] = <uint32_t> len(views)
+    memcpy(at + 8, &number, 8)
+    cdef uint64_t total = len(table) + len(body)
+    cdef list held = []
+    for i, view in enumerate(views):
+        number = (<uint64_t> view.nbytes) << 1 | (1 if view.readonly else 0)
+        memcpy(at + 16 + 8 * i, &number, 8)
+        total = aligned(total) + <uint64_t> view.nbytes
+        held.append(HeldBuffer.of(view, PyBUF_SIMPLE))
+    head = bytes(table) + body
+    encoded.tag = PICKLE_BUFFERS
+    encoded.first = PyBytes_AS_STRING(head)
+    encoded.first_size = PyBytes_GET_SIZE(head)
+    encoded.size = total
+    return (head, held)
+
+
+cdef int write_body(const Encoded *encoded, object kept, unsigned char *target) except -1:
+    """Write an encoded body of encoded.size bytes to target."""
+    cdef HeldBuffer held
+    cdef uint64_t at
+    copy(target, encoded.first, encoded.first_size)
+    if encoded.second != NULL:
+        copy(target + encoded.second_offset, encoded.second, encoded.second_size)
+    elif encoded.tag == PICKLE_BUFFERS:
+        at = encoded.first_size
+        for held in kept[1]:
+            at = aligned(at)
+            copy(target + at, held.view.buf, held.view.len)
+            at += held.view.len
+    return 0
+
+
+cdef object decode_typed(uint8_t tag, const unsigned char *data, uint64_t size):
+    if tag == BYTES:
+        return PyBytes_FromStringAndSize(<const char *> data, size)
+    if tag == PICKLE:
+        return decode_pickle(data, size, None)
+    if tag == NDARRAY:
+        return decode_array(data, size)
+    if tag == TEXT:
+        try:
+            return PyUnicode_DecodeUTF8(<const char *> data, size, NULL)
+        except UnicodeDecodeError as error:
+            raise CorruptSegment(f"a text message is not UTF-8: {error}") from error
+    if tag == INTEGER and size == 8:
+        return PyLong_FromLongLong((<int64_t *> data)[0])
+    if tag == REAL and size == 8:
+        return (<double *> data)[0]
+    if tag == NONE and size == 0:
+        return None
+    if (tag == TRUE or tag == FALSE) and size == 0:
+        return tag == TRUE
+    if tag == BYTEARRAY:
+        return PyByteArray_FromStringAndSize(<const char *> data, size)
+    if tag == PICKLE_BUFFERS:
+        return decode_with_buffers(data, size)
+    raise CorruptSegment(f"a message has tag {tag} and {size} bytes, which no codec writes")
+
+
+cdef object decode_pickle(const unsigned char *data, uint64_t size, object buffers):
+    try:
+        if size < WITHOUT_GIL:
+            body = PyBytes_FromStringAndSize(<const char *> data, size)
+        else:
+            body = PyMemoryView_FromMemory(<char *> data, size, PyBUF_READ)
+        if buffers is None:
+            return loads(body)
+        return loads(body, buffers=buffers)
+    except Exception as error:
+        raise cannot_decode("pickle", error) from error
+
+
+cdef object decode_with_buffers(const unsigned char *data, uint64_t size):
+    cdef uint32_t count, i
+    cdef uint64_t pickle_size, number, at
+    cdef list buffers = []
+    if size < 16:
+        raise CorruptSegment("a message with buffers is too short for its table")
+    count = (<const uint32_t *> data)[0]
+    pickle_size = (<const uint64_t *> data)[1]
+    at = 16 + 8 * <uint64_t> count
+    if at > size or pickle_size > size - at:
+        raise CorruptSegment("a message with buffers is too short for its pickle")
+    cdef const unsigned char *body = data + at
+    at += pickle_size
+    for i in range(count):
+        number = (<const uint64_t *> data)[2 + i]
+        at = aligned(at)
+        if at > size or number >> 1 > size - at:
+            raise CorruptSegment("a message with buffers is too short for them")
+        if number & 1:
+            buffers.append(PyBytes_FromStringAndSize(<const char *> data + at, number >> 1))
+        else:
+            buffers.append(PyByteArray_FromStringAndSize(<const char *> data + at, number >> 1))
+        at += number >> 1
+    return decode_pickle(body, pickle_size, buffers)
+
+
+cdef object decode_array(const unsigned char *data, uint64_t size):
+    global numpy
+    cdef ArrayHeader header
+    cdef int64_t extent
+    cdef HeldBuffer held
+    cdef list shape = []
+    cdef uint64_t at = sizeof(header)
+    cdef uint8_t i
+    if size < sizeof(header):
+        raise CorruptSegment("an array message is too short for its header")
+    memcpy(&header, data, sizeof(header))
+    if header.dimensions > DIMENSIONS_MAX or header.dtype_length > DTYPE_MAX:
+        raise CorruptSegment("an array message's header is out of range")
+    if at + 8 * header.dimensions + header.dtype_length > size or header.data_offset > size:
+        raise CorruptSegment("an array message is too short for its header")
+    for i in range(header.dimensions):
+        memcpy(&extent, data + at, 8)
+        if extent < 0:
+            raise CorruptSegment(f"an array message has an extent of {extent}")
+        shape.append(extent)
+        at += 8
+    name = PyBytes_FromStringAndSize(<const char *> data + at, header.dtype_length)
+    if numpy is None:
+        import numpy as module
+        numpy = module
+    try:
+        dtype = dtype_named(name)
+    except (TypeError, ValueError) as error:
+        raise CorruptSegment(f"an array message names no plain dtype: {error}") from error
+    elements = 1
+    for extent in shape:
+        elements *= extent
+    if elements * dtype.itemsize != size - header.data_offset:
+        raise CorruptSegment(f"an array message has {size} bytes, but shape {shape} of {dtype}")
+    array = numpy.empty(shape, dtype, "F" if header.fortran else "C")
+    if size > header.data_offset:
+        held = HeldBuffer.of(
+            array.view("i8") if dtype.kind in "mM" else array, PyBUF_ANY_CONTIGUOUS | PyBUF_WRITABLE
+        )
+        copy(held.view.buf, data + header.data_offset, size - header.data_offset)
+    return array

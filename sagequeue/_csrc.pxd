@@ -1,0 +1,104 @@
+# The C core's interface, as csrc/queue.h declares it.
+from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+cdef extern from "wait.h" nogil:
+    uint64_t sq_now_ns()
+
+cdef extern from "process.h" nogil:
+    bint sq_process_alive(uint64_t identity)
+    uint32_t sq_process_pid(uint64_t identity)
+
+cdef extern from "queue.h" nogil:
+    ctypedef enum sq_status:
+        SQ_OK, SQ_EMPTY, SQ_FULL, SQ_CLOSED, SQ_NO_CHUNK, SQ_NO_MEMORY, SQ_CORRUPT, SQ_ROLE_TAKEN
+        SQ_TABLE_FULL, SQ_GONE, SQ_EXISTS, SQ_FOREIGN, SQ_INCOMPATIBLE, SQ_BAD_OPTION, SQ_SYSTEM
+
+    enum:
+        SQ_INLINE, SQ_IN_CHUNK
+        SQ_SINGLE_PRODUCER, SQ_SINGLE_CONSUMER
+        SQ_CODEC_MAX, SQ_BATCH_MAX, SQ_SLOT_MAX, SQ_FILE_NAME_MAX
+        SQ_TAKEN_WORDS
+
+    ctypedef struct sq_options:
+        uint64_t maxsize
+        uint64_t pool_bytes
+        uint32_t capacity
+        uint32_t slot_bytes
+        uint32_t participants
+        uint32_t mode
+        uint32_t recovery_ms
+        char codec[32]
+
+    ctypedef struct sq_participant:
+        uint64_t identity
+
+    ctypedef struct sq_segment:
+        uint64_t maxsize
+        uint64_t bytes
+        uint32_t capacity
+        uint32_t slot_bytes
+        uint32_t participants
+        uint32_t mode
+        uint64_t pool_bytes
+        char codec[32]
+
+    sq_participant *sq_segment_participant(const sq_segment *segment, uint32_t index)
+
+    ctypedef struct sq_queue:
+        sq_segment segment
+        uint32_t id
+        uint64_t limit
+        bint producing
+        bint consuming
+
+    ctypedef struct sq_item:
+        const void *body
+        uint32_t chunk
+        uint32_t length
+        uint8_t tag
+        uint8_t storage
+
+    ctypedef struct sq_taken:
+        uint64_t length
+        uint32_t chunk
+        uint16_t deliveries
+        uint8_t tag
+        uint8_t storage
+        unsigned char body[]
+
+    sq_status sq_queue_create(sq_queue *queue, const char *file_name, const sq_options *options)
+    sq_status sq_queue_attach(sq_queue *queue, const char *file_name)
+    sq_status sq_queue_rejoin(sq_queue *queue)
+    void sq_queue_leave(sq_queue *queue)
+    void sq_queue_unmap(sq_queue *queue)
+    sq_status sq_queue_enrol_producer(sq_queue *queue)
+    sq_status sq_queue_enrol_consumer(sq_queue *queue)
+
+    uint32_t sq_inline_max(const sq_queue *queue)
+    size_t sq_taken_stride(const sq_queue *queue)
+    sq_status sq_put(sq_queue *queue, const sq_item *items, uint32_t n, uint32_t *accepted)
+    sq_status sq_take(sq_queue *queue, void *taken, uint32_t n, uint32_t *count)
+    uint64_t sq_size(const sq_queue *queue)
+    void sq_shutdown(sq_queue *queue, bint immediate)
+    bint sq_is_shutdown(const sq_queue *queue)
+    sq_status sq_task_done(sq_queue *queue)
+    uint64_t sq_unfinished(const sq_queue *queue)
+    void sq_await_message(sq_queue *queue, uint64_t timeout_ns)
+    void sq_await_room(sq_queue *queue, uint64_t timeout_ns)
+    void sq_await_chunk(sq_queue *queue, uint64_t bytes, uint64_t timeout_ns)
+    void sq_await_done(sq_queue *queue, uint64_t timeout_ns)
+    bint sq_spin_message(sq_queue *queue, uint32_t rounds)
+    bint sq_spin_room(sq_queue *queue, uint32_t rounds)
+    void sq_wake_all(sq_queue *queue)
+
+    uint64_t sq_chunk_largest(const sq_queue *queue)
+    sq_status sq_chunk_acquire(sq_queue *queue, uint64_t bytes, uint32_t *chunk)
+    void sq_chunk_describe(sq_queue *queue, uint32_t chunk, uint64_t length, uint8_t tag)
+    unsigned char *sq_chunk_data(const sq_queue *queue, uint32_t chunk)
+    void sq_chunk_release(sq_queue *queue, uint32_t chunk)
+    sq_status sq_external_acquire(sq_queue *queue, uint64_t bytes, uint32_t *chunk,
+                                  unsigned char **data)
+    sq_status sq_external_map(sq_queue *queue, uint32_t chunk, uint64_t bytes,
+                              unsigned char **data)
+    void sq_external_unmap(unsigned char *data, uint64_t bytes)
+    uint32_t sq_recover(sq_queue *queue, uint64_t every_ns)

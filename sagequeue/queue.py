@@ -1,0 +1,184 @@
+"""SageQueue: the shared-memory queue, with the interface of ``multiprocessing.Queue`` and more."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Generic, Literal, TypeVar
+
+from sagequeue._shared import SharedQueue
+from sagequeue.errors import InvalidOption, ShutDown
+
+T = TypeVar("T")
+
+Mode = Literal["spsc", "mpsc", "spmc", "mpmc"]
+
+DEFAULT_CAPACITY = 4096
+DEFAULT_SLOT_SIZE = 128
+DEFAULT_POOL_BYTES = 64 << 20
+DEFAULT_PARTICIPANTS = 128
+DEFAULT_RECOVERY_SECONDS = 0.1
+
+_MAX_CAPACITY = 1 << 24
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,180}")
+
+
+class SageQueue(SharedQueue[T], Generic[T]):
+    """A FIFO queue between the processes of one machine, in shared memory.
+
+    It passes to other processes by inheritance (fork), as an argument (spawn, forkserver, Ray on
+    the same node), by :meth:`attach` with its name, and as the small :meth:`get_reference`.
+
+    Args:
+        maxsize: most items waiting, exactly; 0 bounds them by ``capacity`` only.
+        name: letters, digits, ``_`` and ``-``; made up when not given.
+        mode: how many producers and consumers may take part: ``"spsc"``, ``"mpsc"``, ``"spmc"``
+            or ``"mpmc"``, the default. Where one is allowed, a second live one is refused with
+            :class:`~sagequeue.errors.RoleConflict`.
+        capacity: slots of the ring, rounded up to a power of two; by default enough for
+            ``maxsize``.
+        slot_size: bytes of a slot, a multiple of 64 up to 1024. A message of up to
+            ``slot_size - 16`` bytes needs no chunk of the pool.
+        pool_bytes: bytes of larger messages waiting, for each size class. Memory is taken as it is
+            used. A message that finds no chunk gets a segment of its own.
+        codec: ``"pickle"``, ``"raw"``, ``"msgpack"`` or a name given to
+            :func:`~sagequeue.codecs.register_codec`.
+        max_participants: most handles open at a time, in all processes.
+        recovery_interval: seconds within which a waiting participant notices the death of another.
+
+    Raises:
+        InvalidOption: an option is out of range.
+        QueueExists: a live queue has that name.
+        OutOfSharedMemory: ``/dev/shm`` is full.
+    """
+
+    backend = "sage"
+
+    def __init__(
+        self,
+        maxsize: int = 0,
+        *,
+        name: str | None = None,
+        mode: Mode = "mpmc",
+        capacity: int | None = None,
+        slot_size: int = DEFAULT_SLOT_SIZE,
+        pool_bytes: int = DEFAULT_POOL_BYTES,
+        codec: str = "pickle",
+        max_participants: int = DEFAULT_PARTICIPANTS,
+        recovery_interval: float = DEFAULT_RECOVERY_SECONDS,
+    ) -> None:
+        self.logger = logging.getLogger("sagequeue")
+        maxsize = max(0, maxsize)
+        slots = _slots_for(maxsize, capacity)
+        _check("mode", mode, mode in ("spsc", "mpsc", "spmc", "mpmc"), "spsc, mpsc, spmc or mpmc")
+        _check(
+            "slot_size",
+            slot_size,
+            64 <= slot_size <= 1024 and slot_size % 64 == 0,
+            "a multiple of 64 from 64 to 1024",
+        )
+        _check("pool_bytes", pool_bytes, 64 << 10 <= pool_bytes <= 1 << 40, "64 KiB to 1 TiB")
+        _check("max_participants", max_participants, 1 <= max_participants < 4096, "1 to 4095")
+        _check(
+            "recovery_interval",
+            recovery_interval,
+            0.001 <= recovery_interval <= 60,
+            "0.001 to 60 seconds",
+        )
+        _check("codec", codec, codec.isascii() and 0 < len(codec) < 32, "1 to 31 ASCII characters")
+        self._create(
+            _checked_name(name) if name is not None else f"{os.getpid()}-{secrets.token_hex(6)}",
+            maxsize,
+            mode,
+            slots,
+            slot_size,
+            pool_bytes,
+            codec,
+            max_participants,
+            round(recovery_interval * 1000),
+        )
+
+    @classmethod
+    def attach(cls, name: str) -> SageQueue[T]:
+        """A handle of the queue with this name, from any process of the same user.
+
+        Raises:
+            QueueNotFound: there is none.
+            ForeignSegment, IncompatibleSegment, CorruptSegment: what is there is not used.
+        """
+        queue: SageQueue[T] = cls.__new__(cls)
+        queue.logger = logging.getLogger("sagequeue")
+        queue._attach(_checked_name(name))
+        return queue
+
+    def get_reference(self) -> SageQueueRef[T]:
+        """A small picklable name of this queue, which holds nothing open."""
+        return SageQueueRef(self.name)
+
+    def join_thread(self) -> None:
+        """There is no feeder thread: an item put is in the queue. For ``multiprocessing.Queue``."""
+
+    def cancel_join_thread(self) -> None:
+        """Likewise."""
+
+    def __iter__(self) -> Iterator[T]:
+        """Yield items until the queue is shut down and drained."""
+        while True:
+            try:
+                item = self.get()
+            except ShutDown:
+                return
+            yield item
+
+    def __enter__(self) -> SageQueue[T]:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (type(self).attach, (self.name,))
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else f"{self.qsize()} waiting"
+        return f"<{type(self).__name__} {self.name!r} {self.mode}, {state}>"
+
+
+@dataclass(frozen=True)
+class SageQueueRef(Generic[T]):
+    """The name of a queue, to be sent anywhere on this machine."""
+
+    name: str
+
+    def get_queue(self) -> SageQueue[T]:
+        """Open a handle; raises what :meth:`SageQueue.attach` raises."""
+        return SageQueue.attach(self.name)
+
+
+def _check(option: str, value: object, allowed: bool, expected: str) -> None:
+    if not allowed:
+        raise InvalidOption(f"{option}={value!r} is not allowed; expected {expected}")
+
+
+def _checked_name(name: str) -> str:
+    _check("name", name, _NAME.fullmatch(name) is not None, "1 to 180 of A-Z a-z 0-9 _ -")
+    return name
+
+
+def _slots_for(maxsize: int, capacity: int | None) -> int:
+    """A power of two with some slots to spare, which consumers still read while others are put."""
+    if capacity is None:
+        capacity = maxsize + maxsize // 4 + 64 if maxsize else DEFAULT_CAPACITY
+    _check("capacity", capacity, max(2, maxsize) <= capacity, "at least maxsize, and 2")
+    _check("maxsize or capacity", capacity, capacity <= _MAX_CAPACITY, f"at most {_MAX_CAPACITY}")
+    return int(1 << (capacity - 1).bit_length())
