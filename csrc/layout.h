@@ -58,7 +58,7 @@ enum {
 };
 
 /* Life of the queue as a whole. */
-enum { SQ_OPEN = 0, SQ_SHUTDOWN_IMMEDIATE = 1 };
+enum { SQ_OPEN = 0, SQ_SHUTDOWN = 1, SQ_SHUTDOWN_IMMEDIATE = 2 };
 
 /* The top bit of the tail closes the queue: a reservation is a CAS on that same word, so every
  * position below the tail was reserved before the shutdown and none after it. */

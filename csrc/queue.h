@@ -74,6 +74,9 @@ sq_status sq_put(sq_queue *queue, const sq_item *items, uint32_t n, uint32_t *ac
  * *count is not 0. */
 sq_status sq_take(sq_queue *queue, void *taken, uint32_t n, uint32_t *count);
 
+/* SQ_CORRUPT when the cursors are as no participant leaves them. */
+sq_status sq_check_cursors(const sq_queue *queue);
+
 uint64_t sq_size(const sq_queue *queue);
 void sq_shutdown(sq_queue *queue, bool immediate);
 bool sq_is_shutdown(const sq_queue *queue);

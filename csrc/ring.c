@@ -63,7 +63,11 @@ static uint32_t committed_at(sq_queue *queue, uint64_t head, uint32_t n) {
     if (queue->single_producer) {
         uint64_t waiting = seen(&queue->tail_seen) - head;
         if ((int64_t)waiting < (int64_t)n) {
-            waiting = look(&queue->tail_seen, &queue->header->tail) - head;
+            /* The slot says whether the tail is worth a look: the producer works on that line. */
+            uint64_t next = (int64_t)waiting > 0 ? head + waiting : head;
+            if (slot_is(queue, next, SQ_COMMITTED)) {
+                waiting = look(&queue->tail_seen, &queue->header->tail) - head;
+            }
         }
         if ((int64_t)waiting <= 0) {
             return 0;
@@ -425,6 +429,27 @@ static sq_status take_returned(sq_queue *queue, sq_taken *taken, uint32_t *count
     }
 }
 
+/* Shut down, and every position below the tail claimed. */
+static bool drained(const sq_queue *queue) {
+    const sq_header *header = queue->header;
+    /* the state first, which is seldom written: the tail is the producers' line */
+    if (atomic_load_explicit(&header->state, memory_order_acquire) == SQ_OPEN) {
+        return false;
+    }
+    /* acquire: a closed tail is final */
+    uint64_t tail = atomic_load_explicit(&header->tail, memory_order_acquire);
+    return tail == (atomic_load_explicit(&header->head, memory_order_acquire) | SQ_TAIL_CLOSED);
+}
+
+sq_status sq_check_cursors(const sq_queue *queue) {
+    uint64_t tail =
+        atomic_load_explicit(&queue->header->tail, memory_order_acquire) & ~SQ_TAIL_CLOSED;
+    uint64_t head = atomic_load_explicit(&queue->header->head, memory_order_acquire);
+    /* read in this order, the head may have overtaken the tail, but never fall behind */
+    int64_t waiting = (int64_t)(tail - head);
+    return waiting > (int64_t)queue->segment.capacity ? SQ_CORRUPT : SQ_OK;
+}
+
 sq_status sq_take(sq_queue *queue, void *taken, uint32_t n, uint32_t *count) {
     sq_header *header = queue->header;
     *count = 0;
@@ -443,15 +468,7 @@ sq_status sq_take(sq_queue *queue, void *taken, uint32_t n, uint32_t *count) {
         sq_status status = queue->single_consumer ? take_as_only_consumer(queue, taken, n, count)
                                                   : take_as_one_of_many(queue, taken, n, count);
         if (status == SQ_EMPTY) {
-            /* acquire: a closed tail is final, and every position below it will be committed */
-            uint64_t tail = atomic_load_explicit(&header->tail, memory_order_acquire);
-            uint64_t head = atomic_load_explicit(&header->head, memory_order_relaxed);
-            if (tail == (head | SQ_TAIL_CLOSED)) {
-                return SQ_CLOSED;
-            }
-            /* read in this order, the head may have overtaken the tail, but never fall behind */
-            int64_t waiting = (int64_t)((tail & ~SQ_TAIL_CLOSED) - head);
-            return waiting > (int64_t)queue->segment.capacity ? SQ_CORRUPT : SQ_EMPTY;
+            return drained(queue) ? SQ_CLOSED : SQ_EMPTY;
         }
         if (status != SQ_OK || *count > 0) {
             return status;
@@ -481,18 +498,28 @@ void sq_wake_all(sq_queue *queue) {
     sq_event_wake(&queue->header->all_done, INT32_MAX);
 }
 
+bool sq_is_shutdown(const sq_queue *queue) {
+    return atomic_load_explicit(&queue->header->tail, memory_order_acquire) & SQ_TAIL_CLOSED;
+}
+
+/* One that shut the queue down may have died before it said so in the state. */
+static void complete_shutdown(sq_queue *queue) {
+    uint32_t open = SQ_OPEN;
+    if (sq_is_shutdown(queue)) {
+        atomic_compare_exchange_strong_explicit(&queue->header->state, &open, SQ_SHUTDOWN,
+                                                memory_order_seq_cst, memory_order_relaxed);
+    }
+}
+
 void sq_shutdown(sq_queue *queue, bool immediate) {
     sq_header *header = queue->header;
+    /* seq_cst: in one order with every reservation */
+    atomic_fetch_or_explicit(&header->tail, SQ_TAIL_CLOSED, memory_order_seq_cst);
     if (immediate) {
         atomic_store_explicit(&header->state, SQ_SHUTDOWN_IMMEDIATE, memory_order_seq_cst);
     }
-    /* seq_cst: in one order with every reservation, and before the wake-ups */
-    atomic_fetch_or_explicit(&header->tail, SQ_TAIL_CLOSED, memory_order_seq_cst);
+    complete_shutdown(queue);
     sq_wake_all(queue);
-}
-
-bool sq_is_shutdown(const sq_queue *queue) {
-    return atomic_load_explicit(&queue->header->tail, memory_order_acquire) & SQ_TAIL_CLOSED;
 }
 
 uint64_t sq_unfinished(const sq_queue *queue) {
@@ -527,17 +554,11 @@ sq_status sq_task_done(sq_queue *queue) {
 
 static bool message_ready(sq_queue *queue) {
     sq_header *header = queue->header;
-    uint64_t tail = atomic_load_explicit(&header->tail, memory_order_seq_cst);
     uint64_t head = atomic_load_explicit(&header->head, memory_order_seq_cst);
-    if (committed_at(queue, head, 1) != 0) {
-        return true;
-    }
-    if (tail == (head | SQ_TAIL_CLOSED) ||
-        atomic_load_explicit(&header->state, memory_order_relaxed) == SQ_SHUTDOWN_IMMEDIATE) {
-        return true;
-    }
-    return atomic_load_explicit(&header->redelivery_epoch, memory_order_acquire) !=
-           seen(&queue->redelivery_seen);
+    return committed_at(queue, head, 1) != 0 || drained(queue) ||
+           atomic_load_explicit(&header->state, memory_order_relaxed) == SQ_SHUTDOWN_IMMEDIATE ||
+           atomic_load_explicit(&header->redelivery_epoch, memory_order_acquire) !=
+               seen(&queue->redelivery_seen);
 }
 
 static bool room_ready(sq_queue *queue) {
@@ -594,6 +615,7 @@ static void await(sq_queue *queue, sq_event *event, bool (*ready)(sq_queue *),
     /* half the interval: a death just after one look is found by the next, within the interval */
     uint64_t sleep = timeout_ns < interval / 2 ? timeout_ns : interval / 2;
     if (!sq_event_sleep(event, key, sleep)) {
+        complete_shutdown(queue);
         sq_recover(queue, interval / 4);
     }
 }

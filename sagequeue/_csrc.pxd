@@ -78,6 +78,7 @@ cdef extern from "queue.h" nogil:
     size_t sq_taken_stride(const sq_queue *queue)
     sq_status sq_put(sq_queue *queue, const sq_item *items, uint32_t n, uint32_t *accepted)
     sq_status sq_take(sq_queue *queue, void *taken, uint32_t n, uint32_t *count)
+    sq_status sq_check_cursors(const sq_queue *queue)
     uint64_t sq_size(const sq_queue *queue)
     void sq_shutdown(sq_queue *queue, bint immediate)
     bint sq_is_shutdown(const sq_queue *queue)

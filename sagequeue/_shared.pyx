@@ -560,6 +560,8 @@ cdef class SharedQueue:
             left = left_until(deadline) if block else 0
             if left == 0:
                 raise Empty(f"queue {self.name!r} is empty")
+            if sq_check_cursors(&self.queue) != SQ_OK:
+                raise self.error_of(SQ_CORRUPT)
             self.await_message(left)
 
     cdef object decode(self, const sq_taken *taken):
