@@ -14,6 +14,7 @@ from cpython.object cimport PyTypeObject
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset, strcmp
 
+import copyreg
 import pickle
 from multiprocessing.reduction import ForkingPickler
 
@@ -61,6 +62,7 @@ cdef struct ArrayHeader:
 
 cdef object dumps = pickle.dumps
 cdef object loads = pickle.loads
+cdef dict multiprocessing_reducers = ForkingPickler._extra_reducers
 cdef object numpy = None
 cdef PyTypeObject *ndarray_type = NULL
 cdef dict dtype_names = {}   # dtype -> its name as bytes, or None where it takes a pickle
@@ -295,17 +297,71 @@ cdef object encode_array(object array, Encoded *encoded):
     return held
 
 
+cdef class Sink:
+    """The file a pickler writes to: a list of what was written."""
+    cdef readonly object write
+    cdef list written
+
+    def __init__(self):
+        self.written = []
+        self.write = self.written.append
+
+
+cdef class Pickling:
+    """A pickler that is used again and again, which costs less than ``pickle.dumps`` does.
+
+    It knows the reducers that :mod:`multiprocessing` registers (connections, sockets, ...), as
+    ``multiprocessing.Queue`` does: pickled as plain objects they would lose their descriptor.
+    """
+    cdef Sink sink
+    cdef object dump
+    cdef object clear_memo
+    cdef list buffers
+    cdef bint busy
+    cdef Py_ssize_t reducers
+
+    def __init__(self):
+        self.sink = Sink()
+        self.buffers = []
+        pickler = pickle.Pickler(self.sink, 5, buffer_callback=self.buffers.append)
+        self.reducers = number_of_reducers()
+        pickler.dispatch_table = {**copyreg.dispatch_table, **multiprocessing_reducers}
+        self.dump = pickler.dump
+        self.clear_memo = pickler.clear_memo
+
+    cdef bytes run(self, object item, list buffers):
+        """The pickle; its out-of-band buffers are appended to `buffers`."""
+        cdef list written = self.sink.written
+        self.busy = True
+        self.dump(item)
+        self.clear_memo()
+        body = written[0] if len(written) == 1 else b"".join(written)
+        written.clear()
+        if self.buffers:
+            buffers.extend(self.buffers)
+            self.buffers.clear()
+        self.busy = False
+        return body
+
+
+cdef Py_ssize_t number_of_reducers():
+    return len(copyreg.dispatch_table) + len(multiprocessing_reducers)
+
+
+cdef Pickling pickling = None
+
+
 cdef object encode_pickle(object item, Encoded *encoded):
+    global pickling
     cdef list buffers = []
+    cdef list views
+    # busy: an item's own __reduce__ puts to a queue, or an error came out half-way
+    if pickling is None or pickling.busy or pickling.reducers != number_of_reducers():
+        pickling = Pickling()
     try:
-        body = dumps(item, 5, buffer_callback=buffers.append)
+        body = pickling.run(item, buffers)
     except Exception as error:
-        try:
-            # what only multiprocessing knows how to pickle: connections, sockets, ...
-            body = bytes(ForkingPickler.dumps(item, 5))
-        except Exception:
-            raise cannot_encode(item, "pickle", error) from error
-        buffers = []
+        raise cannot_encode(item, "pickle", error) from error
     if not buffers:
         return whole(body, PICKLE, encoded)
     try:

@@ -1,0 +1,236 @@
+"""Every kind of item comes out as it went in; bad bytes come out as typed errors."""
+
+from __future__ import annotations
+
+import datetime
+import multiprocessing as mp
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sagequeue.codecs import register_codec
+from sagequeue.errors import (
+    CorruptSegment,
+    DecodeError,
+    EncodeError,
+    InvalidOption,
+)
+from sagequeue.queue import SageQueue
+
+SLOT_BODY = 112  # bytes of a default slot's body
+
+
+@pytest.fixture
+def queue() -> Iterator[SageQueue[Any]]:
+    with SageQueue[Any]() as queue:
+        yield queue
+
+
+def through(queue: SageQueue[Any], item: Any) -> Any:
+    queue.put(item)
+    result = queue.get_nowait()
+    queue.put_many([item])
+    (again,) = queue.get_many()
+    assert type(result) is type(again)
+    return result
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        b"",
+        b"x" * (SLOT_BODY - 1),
+        b"x" * SLOT_BODY,
+        b"x" * (SLOT_BODY + 1),
+        b"x" * 300_000,
+        bytearray(b"abc"),
+        bytearray(500),
+        "",
+        "text",
+        "größer" * 100,
+        "\ud800 alone",
+        0,
+        -1,
+        2**63 - 1,
+        -(2**63),
+        2**63,
+        10**50,
+        True,
+        False,
+        None,
+        0.0,
+        -1.5e300,
+        float("inf"),
+        {"id": 1, "tags": ["a", "b"], "nested": {"x": (1, 2.5)}},
+        datetime.date(2020, 1, 2),
+        [1] * 10_000,
+    ],
+    ids=lambda item: f"{type(item).__name__}-{len(repr(item))}",
+)
+def test_item_comes_out_equal_and_of_its_type(queue: SageQueue[Any], item: Any) -> None:
+    result = through(queue, item)
+    assert result == item
+    assert type(result) is type(item)
+
+
+def test_a_subclass_keeps_its_class(queue: SageQueue[Any]) -> None:
+    assert type(through(queue, datetime.timedelta(1))) is datetime.timedelta
+    assert type(through(queue, np.float64(1.5))) is np.float64
+
+
+@pytest.mark.parametrize("view", [memoryview(b"abcdef"), memoryview(b"abcdef")[::2]])
+def test_memoryview_arrives_as_bytes(queue: SageQueue[Any], view: memoryview) -> None:
+    assert through(queue, view) == bytes(view)
+
+
+ARRAYS = {
+    "small": np.arange(5),
+    "empty": np.zeros((0, 3)),
+    "scalar": np.array(3.5),
+    "large": np.arange(300_000, dtype=np.float32).reshape(300, 1000),
+    "fortran": np.asfortranarray(np.arange(12.0).reshape(3, 4)),
+    "strided": np.arange(40)[::3],
+    "big-endian": np.arange(7, dtype=">i4"),
+    "bool": np.array([True, False]),
+    "complex": np.array([1 + 2j]),
+    "text": np.array(["a", "bcd"]),
+    "bytes": np.array([b"a", b"bcd"]),
+    "dates": np.array(["2020-01-01", "2021-06-05"], dtype="M8[D]"),
+    "durations": np.array([1, 2], dtype="m8[ms]"),
+    "half": np.arange(3, dtype=np.float16),
+    "records": np.array([(1, 2.5)], dtype=[("a", "i4"), ("b", "f8")]),
+    "objects": np.array([{"a": 1}, None], dtype=object),
+    "many-dimensional": np.zeros((1,) * 14),
+}
+
+
+@pytest.mark.parametrize("name", ARRAYS)
+def test_arrays(queue: SageQueue[Any], name: str) -> None:
+    array = ARRAYS[name]
+    result = through(queue, array)
+    assert type(result) is np.ndarray
+    assert result.dtype == array.dtype
+    assert result.shape == array.shape
+    assert np.array_equal(result, array)
+    assert result.flags.writeable
+    assert result.flags.f_contiguous == array.flags.f_contiguous or name == "strided"
+
+
+def test_arrays_inside_other_items_stay_writable(queue: SageQueue[Any]) -> None:
+    item = {"frame": np.arange(200_000), "mask": np.zeros(3, bool)}
+    result = through(queue, item)
+    assert np.array_equal(result["frame"], item["frame"])
+    result["frame"][0] = 7
+    assert item["frame"][0] == 0
+
+
+def test_what_multiprocessing_alone_can_pickle(queue: SageQueue[Any]) -> None:
+    ours, theirs = mp.Pipe()
+    queue.put(theirs)
+    received = queue.get()
+    ours.send("hello")
+    assert received.recv() == "hello"
+
+
+plain = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
+    | st.binary(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner) | st.tuples(inner, inner),
+    max_leaves=20,
+)  # fmt: skip
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(items=st.lists(plain, min_size=1, max_size=20))
+def test_any_plain_items(items: list[Any]) -> None:
+    with SageQueue[Any]() as queue:
+        queue.put_many(items)
+        assert [queue.get_nowait() for _ in items] == items
+
+
+def test_an_item_that_cannot_be_pickled_is_refused_and_harms_nothing(
+    queue: SageQueue[Any],
+) -> None:
+    queue.put("before")
+    with pytest.raises(EncodeError, match=r"cannot encode a function.*nothing was put"):
+        queue.put(lambda: None)
+    queue.put("after")
+    assert queue.qsize() == 2
+    assert queue.get_many() == ["before", "after"]
+
+
+def test_put_many_says_how_many_went_in_before_the_bad_one(queue: SageQueue[Any]) -> None:
+    with pytest.raises(EncodeError) as caught:
+        queue.put_many([1, b"x" * 1000, lambda: None, 4])
+    assert caught.value.accepted == 2
+    assert queue.get_many() == [1, b"x" * 1000]
+
+
+class Unloadable:
+    def __reduce__(self) -> Any:
+        return (int, ("no number",))
+
+
+def test_an_item_that_cannot_be_unpickled_raises_in_its_place(queue: SageQueue[Any]) -> None:
+    queue.put_many([1, Unloadable(), 3])
+    assert queue.get_many() == [1]
+    assert queue.qsize() == 2
+    with pytest.raises(DecodeError, match="no number"):
+        queue.get()
+    assert queue.get() == 3
+    assert queue.empty()
+
+
+def test_raw_carries_bytes_only() -> None:
+    with SageQueue[Any](codec="raw") as queue:
+        assert through(queue, b"abc") == b"abc"
+        assert through(queue, bytearray(b"abc")) == bytearray(b"abc")
+        with pytest.raises(EncodeError, match="cannot encode a str"):
+            queue.put("text")
+
+
+def test_msgpack() -> None:
+    with SageQueue[Any](codec="msgpack") as queue:
+        assert through(queue, {"a": [1, 2.5, None, "x", b"y"]}) == {"a": [1, 2.5, None, "x", b"y"]}
+        with pytest.raises(EncodeError):
+            queue.put(object())
+
+
+def test_a_codec_of_ones_own() -> None:
+    register_codec("upper", lambda text: text.upper().encode(), bytes.decode)
+    with SageQueue[Any](codec="upper") as queue, SageQueue[Any].attach(queue.name) as other:
+        queue.put("abc")
+        assert other.codec_name == "upper"
+        assert other.get() == "ABC"
+
+
+def test_a_codec_that_returns_no_bytes() -> None:
+    register_codec("wrong", lambda item: item, bytes.decode)
+    with SageQueue[Any](codec="wrong") as queue, pytest.raises(EncodeError, match="expected bytes"):
+        queue.put(3)
+
+
+def test_unknown_codec() -> None:
+    with pytest.raises(InvalidOption, match="known: .*pickle"):
+        SageQueue(codec="nonesuch")
+
+
+@pytest.mark.parametrize("name", ["pickle", "x" * 32, "", "ünicode"])
+def test_codec_names(name: str) -> None:
+    with pytest.raises(InvalidOption):
+        register_codec(name, bytes, bytes)
+
+
+def test_bytes_that_no_codec_writes(queue: SageQueue[Any]) -> None:
+    path = f"/dev/shm/sagequeue-{queue.name}"
+    queue.put(b"needle in the segment")
+    with open(path, "r+b") as file:
+        start = file.read(1 << 20).index(b"needle in the segment")
+        file.seek(start - 4)  # the tag, in the slot's header
+        file.write(bytes([99]))
+    with pytest.raises(CorruptSegment, match="tag 99"):
+        queue.get()
