@@ -1,6 +1,6 @@
+import logging
 from collections.abc import Iterable
 from typing import Generic, TypeVar
-import logging
 
 T = TypeVar("T")
 

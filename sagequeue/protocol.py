@@ -44,9 +44,7 @@ class Queue(Protocol[T]):
         """``put(item, block=False)``."""
         ...
 
-    def put_many(
-        self, items: Iterable[T], block: bool = True, timeout: float | None = None
-    ) -> int:
+    def put_many(self, items: Iterable[T], block: bool = True, timeout: float | None = None) -> int:
         """Put all items in order and return how many.
 
         One ``timeout`` covers the whole call. When it runs out or the queue is shut down,
