@@ -1,0 +1,206 @@
+"""LocalQueue: ``queue.Queue`` with this package's interface, where nothing faster can work."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import queue
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from types import TracebackType
+from typing import Generic, TypeVar
+
+from sagequeue.deadline import deadline_of
+from sagequeue.errors import Empty, Full, InvalidOption, QueueClosed, ShutDown
+
+T = TypeVar("T")
+
+_numbers = itertools.count(1)
+
+
+class LocalQueue(Generic[T]):
+    """A FIFO queue between threads over the standard library's ``queue.Queue``.
+
+    It uses that class for its storage, lock and conditions, and adds batches, close, and the
+    shutdown of Python 3.13 on every version.
+    """
+
+    backend = "local"
+
+    def __init__(self, maxsize: int = 0, *, name: str | None = None) -> None:
+        self.name = name if name is not None else f"{os.getpid()}-local-{next(_numbers)}"
+        self.logger = logging.getLogger("sagequeue")
+        self.closed = False
+        self.is_shutdown = False
+        self._queue: queue.Queue[T] = queue.Queue(max(0, maxsize))
+
+    @property
+    def maxsize(self) -> int:
+        """The most items the queue holds; 0 means no limit."""
+        return self._queue.maxsize
+
+    def put(self, item: T, block: bool = True, timeout: float | None = None) -> None:
+        """Put an item; see :class:`sagequeue.protocol.Queue`."""
+        self.put_many((item,), block, timeout)
+
+    def put_nowait(self, item: T) -> None:
+        """``put(item, block=False)``."""
+        self.put(item, block=False)
+
+    def put_many(self, items: Iterable[T], block: bool = True, timeout: float | None = None) -> int:
+        """Put all items in order; see :class:`sagequeue.protocol.Queue`."""
+        deadline = deadline_of(block, timeout)
+        total = 0
+        if self.is_shutdown:
+            self._check_may_put(total)
+        for item in items:
+            with self._queue.not_full:
+                while self._check_may_put(total) and self._is_full():
+                    if not _wait(self._queue.not_full, deadline) and self._is_full():
+                        raise Full(
+                            f"queue {self.name!r} is full: {self.maxsize} items are waiting", total
+                        )
+                self._queue._put(item)
+                self._queue.unfinished_tasks += 1
+                self._queue.not_empty.notify()
+            total += 1
+        return total
+
+    def get(self, block: bool = True, timeout: float | None = None) -> T:
+        """Take the oldest item; see :class:`sagequeue.protocol.Queue`."""
+        return self.get_many(1, block, timeout)[0]
+
+    def get_nowait(self) -> T:
+        """``get(block=False)``."""
+        return self.get(block=False)
+
+    def get_many(
+        self, max_items: int | None = None, block: bool = True, timeout: float | None = None
+    ) -> list[T]:
+        """Take what is there, waiting for the first; see :class:`sagequeue.protocol.Queue`."""
+        if max_items is not None and max_items < 1:
+            raise InvalidOption(f"max_items must be at least 1 or None, not {max_items!r}")
+        deadline = deadline_of(block, timeout)
+        with self._queue.not_empty:
+            self._check_open()
+            while not self._queue._qsize():
+                if self.is_shutdown:
+                    raise ShutDown(f"queue {self.name!r} was shut down and nothing is left to get")
+                if not _wait(self._queue.not_empty, deadline) and not self._queue._qsize():
+                    self._check_open()
+                    raise Empty(f"queue {self.name!r} is empty")
+                self._check_open()
+            count = self._queue._qsize()
+            items = [self._queue._get() for _ in range(min(count, max_items or count))]
+            self._queue.not_full.notify(len(items))
+            return items
+
+    def qsize(self) -> int:
+        """How many items are waiting; other threads may change it at any time."""
+        self._check_open()
+        return self._queue.qsize()
+
+    def empty(self) -> bool:
+        """``qsize() == 0``."""
+        return self.qsize() == 0
+
+    def full(self) -> bool:
+        """Whether ``maxsize`` items are waiting."""
+        self._check_open()
+        return self._is_full()
+
+    def task_done(self) -> None:
+        """Say that one item got has been dealt with."""
+        self._check_open()
+        with self._queue.all_tasks_done:
+            if self._queue.unfinished_tasks <= 0:
+                raise InvalidOption("task_done() called too many times")
+            self._queue.unfinished_tasks -= 1
+            if self._queue.unfinished_tasks == 0:
+                self._queue.all_tasks_done.notify_all()
+
+    def join(self) -> None:
+        """Wait until every item put has been answered by ``task_done()``."""
+        self._check_open()
+        with self._queue.all_tasks_done:
+            while self._queue.unfinished_tasks:
+                self._queue.all_tasks_done.wait()
+                self._check_open()
+
+    def shutdown(self, immediate: bool = False) -> None:
+        """Refuse further puts; ``immediate`` also drops what is waiting."""
+        self._check_open()
+        with self._queue.mutex:
+            self.is_shutdown = True
+            if immediate:
+                self._drop_all()
+            self._wake_all()
+
+    def close(self) -> None:
+        """End the queue for all threads: who waits gets :class:`QueueClosed`."""
+        with self._queue.mutex:
+            if not self.closed:
+                self.closed = True
+                self._drop_all()
+                self._wake_all()
+
+    def __iter__(self) -> Iterator[T]:
+        """Yield items until the queue is shut down and drained."""
+        while True:
+            try:
+                item = self.get()
+            except ShutDown:
+                return
+            yield item
+
+    def __enter__(self) -> LocalQueue[T]:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __reduce__(self) -> str:
+        raise TypeError(
+            f"queue {self.name!r} belongs to this process and cannot go to another one; "
+            'create it with scope="machine"'
+        )
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else f"{self._queue.qsize()} waiting"
+        return f"<LocalQueue {self.name!r}, {state}>"
+
+    def _is_full(self) -> bool:
+        return 0 < self.maxsize <= self._queue._qsize()
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise QueueClosed(f"queue {self.name!r} is closed; create another one")
+
+    def _check_may_put(self, accepted: int) -> bool:
+        self._check_open()
+        if self.is_shutdown:
+            raise ShutDown(f"queue {self.name!r} was shut down; nothing more can be put", accepted)
+        return True
+
+    def _drop_all(self) -> None:
+        while self._queue._qsize():
+            self._queue._get()
+            self._queue.unfinished_tasks -= 1
+
+    def _wake_all(self) -> None:
+        for condition in (self._queue.not_empty, self._queue.not_full, self._queue.all_tasks_done):
+            condition.notify_all()
+
+
+def _wait(condition: threading.Condition, deadline: float | None) -> bool:
+    if deadline is None:
+        return condition.wait()
+    left = deadline - time.monotonic()
+    return left > 0 and condition.wait(left)

@@ -1,0 +1,347 @@
+"""RayQueue: a queue that reaches every node of a Ray cluster, kept by an actor.
+
+It is used as ``ray.util.queue.Queue`` is, with the standard exceptions, batches in one call,
+shutdown and join. Ray is imported when a RayQueue is made, never before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import pickle
+import secrets
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from types import TracebackType
+from typing import Any, Generic, TypeVar
+
+from sagequeue.deadline import deadline_of
+from sagequeue.errors import (
+    BackendUnavailable,
+    DecodeError,
+    Empty,
+    EncodeError,
+    Full,
+    InvalidOption,
+    QueueClosed,
+    ShutDown,
+)
+
+T = TypeVar("T")
+
+BATCH = 1024
+"""Items that travel in one call to the actor."""
+
+PATIENCE = 1.0
+"""Seconds that one call waits in the actor; then the caller asks again."""
+
+
+class Broker:
+    """What the actor does: it holds the items, as bytes, and lets callers wait.
+
+    A batch handed out is remembered until its receiver asks for the next, so that a call broken
+    off on the way (by Ctrl-C, say) can be made again and nothing is lost.
+    """
+
+    def __init__(self, maxsize: int) -> None:
+        self.maxsize = maxsize
+        self.items: deque[bytes] = deque()
+        self.unfinished = 0
+        self.is_shutdown = False
+        self.handed_out: dict[str, tuple[int, list[bytes]]] = {}
+        self.changed = asyncio.Condition()
+
+    async def _wait_until(self, ready: Callable[[], bool], seconds: float) -> bool:
+        if not ready() and seconds > 0:
+            try:
+                await asyncio.wait_for(self.changed.wait_for(ready), seconds)
+            except asyncio.TimeoutError:
+                return False
+        return ready()
+
+    def _room(self) -> int:
+        return self.maxsize - len(self.items) if self.maxsize else BATCH
+
+    async def put_many(self, items: list[bytes], seconds: float) -> tuple[int, bool]:
+        """How many of the items went in, and whether the queue is shut down."""
+        async with self.changed:
+            await self._wait_until(lambda: self.is_shutdown or self._room() > 0, seconds)
+            if self.is_shutdown:
+                return 0, True
+            accepted = items[: max(0, self._room())]
+            self.items.extend(accepted)
+            self.unfinished += len(accepted)
+            self.changed.notify_all()
+            return len(accepted), False
+
+    async def get_many(
+        self, receiver: str, request: int, most: int, seconds: float
+    ) -> tuple[list[bytes], bool]:
+        """A batch, and whether the queue is shut down and drained."""
+        async with self.changed:
+            last, batch = self.handed_out.get(receiver, (-1, []))
+            if last == request:
+                return batch, False
+            if not await self._wait_until(lambda: self.is_shutdown or bool(self.items), seconds):
+                return [], False
+            batch = [self.items.popleft() for _ in range(min(most, len(self.items)))]
+            if batch:
+                self.handed_out[receiver] = (request, batch)
+                self.changed.notify_all()
+            return batch, not batch and self.is_shutdown
+
+    async def forget(self, receiver: str) -> None:
+        """A receiver has left."""
+        self.handed_out.pop(receiver, None)
+
+    async def qsize(self) -> int:
+        return len(self.items)
+
+    async def shutdown(self, immediate: bool) -> None:
+        async with self.changed:
+            self.is_shutdown = True
+            if immediate:
+                self.unfinished -= len(self.items)
+                self.items.clear()
+            self.changed.notify_all()
+
+    async def task_done(self) -> bool:
+        """False when there is no unfinished item."""
+        async with self.changed:
+            if self.unfinished == 0:
+                return False
+            self.unfinished -= 1
+            self.changed.notify_all()
+            return True
+
+    async def join(self, seconds: float) -> bool:
+        """Whether everything is done."""
+        async with self.changed:
+            return await self._wait_until(lambda: self.unfinished == 0, seconds)
+
+
+class RayQueue(Generic[T]):
+    """A FIFO queue for the tasks, actors and drivers of one Ray cluster.
+
+    It may be passed to any of them. With a ``name``, whoever makes a RayQueue of that name in the
+    same Ray namespace gets the same queue. Items are pickled by cloudpickle.
+
+    Raises:
+        BackendUnavailable: ray is not installed or ``ray.init()`` was not called; later, from
+            any method, when the queue's actor has died and its items with it.
+    """
+
+    backend = "ray"
+
+    def __init__(self, maxsize: int = 0, *, name: str | None = None) -> None:
+        ray = _initialised_ray()
+        maxsize = max(0, maxsize)
+        options: dict[str, Any] = {"num_cpus": 0, "max_concurrency": 10_000}
+        if name is not None:
+            options |= {"name": f"sagequeue-{name}", "get_if_exists": True}
+        self._open(
+            name if name is not None else f"ray-{secrets.token_hex(6)}",
+            maxsize,
+            ray.remote(Broker).options(**options).remote(maxsize),
+        )
+
+    def _open(self, name: str, maxsize: int, actor: Any) -> None:
+        self.name = name
+        self.maxsize = maxsize
+        self.logger = logging.getLogger("sagequeue")
+        self.closed = False
+        self._actor = actor
+        self._receiver = secrets.token_hex(8)
+        self._request = 0
+        self._received: deque[bytes] = deque()
+
+    def put(self, item: T, block: bool = True, timeout: float | None = None) -> None:
+        """Put an item; see :class:`sagequeue.protocol.Queue`."""
+        self.put_many((item,), block, timeout)
+
+    def put_nowait(self, item: T) -> None:
+        """``put(item, block=False)``."""
+        self.put(item, block=False)
+
+    def put_many(self, items: Iterable[T], block: bool = True, timeout: float | None = None) -> int:
+        """Put all items in order; see :class:`sagequeue.protocol.Queue`."""
+        deadline = deadline_of(block, timeout)
+        iterator = iter(items)
+        total = 0
+        while batch := [self._encode(item, total) for item in islice(iterator, BATCH)]:
+            total = self._put_batch(batch, deadline, total)
+        return total
+
+    def _put_batch(self, batch: list[bytes], deadline: float | None, total: int) -> int:
+        while batch:
+            left = _left(deadline)
+            accepted, is_shutdown = self._ask("put_many", batch, min(left, PATIENCE))
+            total += accepted
+            batch = batch[accepted:]
+            if is_shutdown:
+                raise ShutDown(f"queue {self.name!r} was shut down; nothing more can be put", total)
+            if batch and left == 0:
+                raise Full(f"queue {self.name!r} is full: {self.maxsize} items are waiting", total)
+        return total
+
+    def get(self, block: bool = True, timeout: float | None = None) -> T:
+        """Take the oldest item; see :class:`sagequeue.protocol.Queue`."""
+        return self.get_many(1, block, timeout)[0]
+
+    def get_nowait(self) -> T:
+        """``get(block=False)``."""
+        return self.get(block=False)
+
+    def get_many(
+        self, max_items: int | None = None, block: bool = True, timeout: float | None = None
+    ) -> list[T]:
+        """Take what is there, waiting for the first; see :class:`sagequeue.protocol.Queue`."""
+        if max_items is not None and max_items < 1:
+            raise InvalidOption(f"max_items must be at least 1 or None, not {max_items!r}")
+        deadline = deadline_of(block, timeout)
+        if not self._received:
+            self._receive(min(max_items or BATCH, BATCH), deadline)
+        items: list[T] = []
+        while self._received and len(items) < (max_items or BATCH):
+            try:
+                items.append(self._decode(self._received[0]))
+            except DecodeError:
+                if items:
+                    break  # its error comes in its place: with the next call
+                self._received.popleft()
+                raise
+            self._received.popleft()
+        return items
+
+    def _receive(self, most: int, deadline: float | None) -> None:
+        while True:
+            left = _left(deadline)
+            batch, drained = self._ask(
+                "get_many", self._receiver, self._request, most, min(left, PATIENCE)
+            )
+            if batch:
+                self._request += 1
+                self._received.extend(batch)
+                return
+            if drained:
+                raise ShutDown(f"queue {self.name!r} was shut down and nothing is left to get")
+            if left == 0:
+                raise Empty(f"queue {self.name!r} is empty")
+
+    def qsize(self) -> int:
+        """How many items are waiting; others may change it at any time."""
+        return int(self._ask("qsize")) + len(self._received)
+
+    def empty(self) -> bool:
+        """``qsize() == 0``."""
+        return self.qsize() == 0
+
+    def full(self) -> bool:
+        """Whether ``maxsize`` items are waiting."""
+        return 0 < self.maxsize <= self.qsize()
+
+    def task_done(self) -> None:
+        """Say that one item got has been dealt with."""
+        if not self._ask("task_done"):
+            raise InvalidOption("task_done() called too many times")
+
+    def join(self) -> None:
+        """Wait until every item put has been answered by ``task_done()``."""
+        while not self._ask("join", PATIENCE):
+            pass
+
+    def shutdown(self, immediate: bool = False) -> None:
+        """Refuse further puts by anyone; ``immediate`` also drops what is waiting."""
+        self._ask("shutdown", immediate)
+
+    def close(self) -> None:
+        """Give up this handle. Ray ends the actor when nobody holds a handle any more."""
+        if not self.closed:
+            self._actor.forget.remote(self._receiver)
+            self.closed = True
+            self._actor = None
+
+    def __iter__(self) -> Iterator[T]:
+        """Yield items until the queue is shut down and drained."""
+        while True:
+            try:
+                item = self.get()
+            except ShutDown:
+                return
+            yield item
+
+    def __enter__(self) -> RayQueue[T]:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        self._check_open()
+        return (_reopen, (type(self), self.name, self.maxsize, self._actor))
+
+    def __repr__(self) -> str:
+        return f"<RayQueue {self.name!r}{', closed' if self.closed else ''}>"
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise QueueClosed(f"queue {self.name!r} is closed in this process")
+
+    def _ask(self, method: str, *arguments: Any) -> Any:
+        import ray
+
+        self._check_open()
+        try:
+            return ray.get(getattr(self._actor, method).remote(*arguments))
+        except ray.exceptions.RayActorError as error:
+            raise BackendUnavailable(
+                f"the actor of queue {self.name!r} died and its items with it: {error}; "
+                "create the queue again"
+            ) from error
+
+    def _encode(self, item: T, accepted: int) -> bytes:
+        import cloudpickle
+
+        try:
+            return bytes(cloudpickle.dumps(item))
+        except Exception as error:
+            raise EncodeError(
+                f"cannot pickle a {type(item).__qualname__}: {error}; it was not put", accepted
+            ) from error
+
+    def _decode(self, item: bytes) -> T:
+        try:
+            return pickle.loads(item)  # type: ignore[no-any-return]
+        except Exception as error:
+            raise DecodeError(f"cannot unpickle an item: {error!r}; it is consumed") from error
+
+
+def _reopen(kind: type[RayQueue[Any]], name: str, maxsize: int, actor: Any) -> RayQueue[Any]:
+    queue = kind.__new__(kind)
+    queue._open(name, maxsize, actor)
+    return queue
+
+
+def _initialised_ray() -> Any:
+    try:
+        import ray
+    except ImportError as error:
+        raise BackendUnavailable(
+            "backend 'ray' needs the ray package: pip install sagequeue[ray]"
+        ) from error
+    if not ray.is_initialized():
+        raise BackendUnavailable(
+            "backend 'ray' needs a running cluster: call ray.init() before create_queue()"
+        )
+    return ray
+
+
+def _left(deadline: float | None) -> float:
+    return PATIENCE if deadline is None else max(0.0, deadline - time.monotonic())
