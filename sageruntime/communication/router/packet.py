@@ -1,0 +1,95 @@
+"""What travels between tasks: packets, the batches they travel in, and the signal of the end."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from array import array
+from itertools import count, repeat
+from typing import Any
+
+import msgspec
+
+# From a random point, far from every other process's: ids need no coordination. Hosts spawn their
+# processes, so none inherits this count.
+_next_id = count(secrets.randbits(31) << 32).__next__
+
+
+# gc=False: packets come by the million, and a packet that its own payload refers to is no use.
+class Packet(msgspec.Struct, gc=False):
+    """One piece of data on its way through the pipeline.
+
+    A packet belongs to the task that holds it, which may change it in place and send it on.
+
+    Attributes:
+        payload: the data itself.
+        input_index: which input of the receiving task it came in by.
+        key: chooses the partition on a keyed connection.
+        timestamp: when its data entered the pipeline, in nanoseconds since the epoch.
+        id: names the packet in logs and dead letters; 0 to 2**64 - 1.
+    """
+
+    payload: Any
+    input_index: int = 0
+    key: Any = None
+    timestamp: int = msgspec.field(default_factory=time.time_ns)
+    id: int = msgspec.field(default_factory=_next_id)
+
+    def derive(self, payload: Any) -> Packet:
+        """A new packet made from this one: same key and timestamp, an id of its own."""
+        return Packet(payload, 0, self.key, self.timestamp)
+
+    def copy(self) -> Packet:
+        """The same packet for another branch; the payload is shared."""
+        return Packet(self.payload, self.input_index, self.key, self.timestamp, self.id)
+
+
+class PacketBatch:
+    """Packets that travel as one item of a queue, all by the same connection.
+
+    Attributes:
+        packets: in the order they were sent.
+        input_index: which input of the receiving task the connection leads to.
+        sent_at: when the batch was put, in nanoseconds since the epoch.
+    """
+
+    __slots__ = ("input_index", "packets", "sent_at")
+
+    def __init__(self, packets: list[Packet], input_index: int, sent_at: int) -> None:
+        self.packets = packets
+        self.input_index = input_index
+        self.sent_at = sent_at
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # By column: a third of the time of pickling each packet as an object.
+        packets = self.packets
+        return _from_columns, (
+            [packet.payload for packet in packets],
+            [packet.key for packet in packets],
+            array("Q", [packet.timestamp for packet in packets]).tobytes(),
+            array("Q", [packet.id for packet in packets]).tobytes(),
+            self.input_index,
+            self.sent_at,
+        )
+
+
+def _from_columns(
+    payloads: list[Any],
+    keys: list[Any],
+    timestamps: bytes,
+    ids: bytes,
+    input_index: int,
+    sent_at: int,
+) -> PacketBatch:
+    columns = (payloads, repeat(input_index), keys, array("Q", timestamps), array("Q", ids))
+    return PacketBatch(list(map(Packet, *columns)), input_index, sent_at)
+
+
+class StopSignal(msgspec.Struct, frozen=True):
+    """Says that the task ``source`` will send nothing more. It travels behind all it sent."""
+
+    source: str
+
+
+Message = PacketBatch | StopSignal
+"""An item of a task's input queue."""

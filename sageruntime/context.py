@@ -1,0 +1,35 @@
+"""What a task and its operator know about their place in the job."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+
+
+@dataclass
+class TaskContext:
+    """The identity of one task instance.
+
+    Args:
+        name: unique among running tasks; it names the task's input queue, so it holds letters,
+            digits, ``_`` and ``-`` only.
+        logger: where the task logs; by default ``sageruntime.<name>``.
+        stage: the pipeline stage the task is an instance of; by default its own name.
+        index: which instance of the stage this is, from 0.
+        parallelism: how many instances the stage has.
+        upstreams: how many tasks send to this one. Each ends its part with a StopSignal, and the
+            task drains after the last; with 0 only ``stop()`` ends it.
+    """
+
+    name: str
+    logger: logging.Logger = field(default=None)  # type: ignore[assignment]
+    stage: str = ""
+    index: int = 0
+    parallelism: int = 1
+    upstreams: int = 0
+
+    def __post_init__(self) -> None:
+        if self.logger is None:
+            self.logger = logging.getLogger(f"sageruntime.{self.name}")
+        if not self.stage:
+            self.stage = self.name

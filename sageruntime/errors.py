@@ -1,0 +1,70 @@
+"""Every error the runtime raises: what was wrong, what was expected, what to do."""
+
+from __future__ import annotations
+
+
+class RuntimeTaskError(Exception):
+    """Base class of every error raised by :mod:`sageruntime`."""
+
+
+class InvalidOption(RuntimeTaskError, ValueError):
+    """An argument is outside what is allowed; the message says what is."""
+
+
+class PipelineError(RuntimeTaskError, ValueError):
+    """The stages do not make a pipeline: no source, no sink, two of the same name."""
+
+
+class OperatorNotFound(RuntimeTaskError, LookupError):
+    """No operator is registered under this name, or the import path leads nowhere."""
+
+
+class OperatorError(RuntimeTaskError, TypeError):
+    """An operator breaks its contract: it cannot be made, or returns what is no packet."""
+
+
+class UnstableKey(RuntimeTaskError, TypeError):
+    """A key has no hash that is the same in every process, so it cannot choose a partition."""
+
+
+class TaskStateError(RuntimeTaskError):
+    """The call is not allowed in the task's present state; the message names both."""
+
+
+class TaskStartError(RuntimeTaskError):
+    """The task could not be brought to its host."""
+
+
+class TaskLost(RuntimeTaskError):
+    """The process or actor that hosted the task died without a report."""
+
+
+class TaskCancelled(RuntimeTaskError):
+    """The task was stopped without draining while it waited."""
+
+
+class DownstreamClosed(RuntimeTaskError):
+    """The task at the other end of a connection has ended and takes no more packets."""
+
+
+class PacketError(RuntimeTaskError):
+    """An operator failed on a packet and the task's error policy is ``fail``.
+
+    The operator's own error is the ``__cause__``.
+    """
+
+
+class RemoteError(RuntimeTaskError):
+    """Stands for an error of another process whose own type cannot be rebuilt in this one."""
+
+
+class JobFailed(RuntimeTaskError):
+    """A job ended because one of its tasks failed; the first error is the ``__cause__``."""
+
+
+class ConfigError(RuntimeTaskError, ValueError):
+    """A job file is not valid. ``problems`` holds one line for each mistake."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems

@@ -1,0 +1,236 @@
+"""Job: the tasks of a pipeline while they run."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from sagequeue import create_queue
+from sagequeue.protocol import Queue
+from sageruntime.communication.router import Connection
+from sageruntime.context import TaskContext
+from sageruntime.errors import DownstreamClosed, JobFailed
+from sageruntime.factory.task_factory import Host, create_task
+from sageruntime.job_result import JobResult, StageSummary, progress_of, summary_of
+from sageruntime.stage import Stage
+from sageruntime.task import BaseTask, DeadLetter, ErrorPolicy, TaskState
+from sageruntime.task.base_task import Scope
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+# How long operators may take to return when a job is abandoned.
+_GRACE_SECONDS = 1.0
+
+
+class Job:
+    """A running pipeline. Use it as a context manager: whatever happens, nothing stays behind.
+
+    Args:
+        name: the job's name.
+        stages: source first, sink last.
+        ray_options: what :class:`~sageruntime.task.ray_task.RayTask` takes beside its options.
+    """
+
+    def __init__(
+        self, name: str, stages: Sequence[Stage], ray_options: Mapping[str, Any] | None = None
+    ) -> None:
+        self.name = name
+        self.stages = list(stages)
+        self._ray_options = dict(ray_options or {})
+        self._prefix = f"{name}-{secrets.token_hex(4)}"
+        self._tasks: list[list[BaseTask]] = []
+        self._changed = threading.Condition()
+        self._started_at = 0.0
+        self._ended_at = 0.0
+        self._started_ray = False
+        self._abandoned = False
+        self._dead_letters: _DeadLetterBox | None = None
+
+    def start(self) -> Self:
+        """Create, connect and start the tasks.
+
+        Raises:
+            TaskStartError: a host cannot take its task.
+            Exception: what an operator's constructor raises on a thread.
+        """
+        self._started_at = time.monotonic()
+        try:
+            if any(stage.host == "ray" for stage in self.stages):
+                from sageruntime.task.ray_task import connect
+
+                self._started_ray = connect()
+            if any(stage.options.error_policy is ErrorPolicy.DEAD_LETTER for stage in self.stages):
+                self._dead_letters = _DeadLetterBox(
+                    f"{self._prefix}-dead-letters",
+                    _scope_of("thread", *(stage.host for stage in self.stages)),
+                )
+            for position, stage in enumerate(self.stages):
+                self._tasks.append([])
+                for index in range(stage.parallelism):
+                    self._tasks[-1].append(self._create(position, index))
+            for senders, stage, receivers in zip(self._tasks, self.stages[1:], self._tasks[1:]):
+                for sender in senders:
+                    _connect(sender, stage, receivers)
+            for tasks in reversed(self._tasks):
+                for task in tasks:
+                    task.start_running()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until every task has ended or one has failed; return whether that is so."""
+        with self._changed:
+            return self._changed.wait_for(self._is_over, timeout)
+
+    def stop(self) -> None:
+        """End the sources; the job ends when what they have read is worked off."""
+        for source in self._tasks[0]:
+            source.stop(timeout=0)
+
+    def progress(self) -> list[StageSummary]:
+        """What each stage has done so far, without latencies."""
+        return [progress_of(stage, tasks) for stage, tasks in zip(self.stages, self._tasks)]
+
+    def result(self) -> JobResult:
+        """Wait for the end and return what the job leaves.
+
+        Raises:
+            JobFailed: a task failed, and its error is the cause; or the job was closed before
+                its end.
+        """
+        self.wait()
+        self._ended_at = self._ended_at or time.monotonic()
+        self.close()
+        self._raise_failure()
+        return JobResult(
+            name=self.name,
+            seconds=self._ended_at - self._started_at,
+            stages=[summary_of(stage, tasks) for stage, tasks in zip(self.stages, self._tasks)],
+            sink_results=[task.get_report().result for task in self._tasks[-1]],
+            dead_letters=self._dead_letters.letters if self._dead_letters else [],
+        )
+
+    def close(self) -> None:
+        """Give back everything; a job that has not ended is abandoned."""
+        tasks = self._all_tasks()
+        running = [task for task in tasks if not task.state.ended]
+        self._abandoned = self._abandoned or bool(running)
+        for task in running:
+            task.stop(drain=False, timeout=0)
+        deadline = time.monotonic() + _GRACE_SECONDS
+        for task in running:
+            task.join(max(0.0, deadline - time.monotonic()))
+        for task in tasks:
+            task.cleanup(grace=0)
+        if self._dead_letters is not None:
+            self._dead_letters.close()
+        if self._started_ray:
+            from sageruntime.task.ray_task import disconnect
+
+            disconnect()
+            self._started_ray = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _all_tasks(self) -> list[BaseTask]:
+        return [task for tasks in self._tasks for task in tasks]
+
+    def _is_over(self) -> bool:
+        states = [task.state for task in self._all_tasks()]
+        return TaskState.FAILED in states or all(state.ended for state in states)
+
+    def _create(self, position: int, index: int) -> BaseTask:
+        stage = self.stages[position]
+        before = self.stages[position - 1] if position else None
+        ctx = TaskContext(
+            name=f"{self._prefix}-{stage.name}-{index}",
+            stage=stage.name,
+            index=index,
+            parallelism=stage.parallelism,
+            upstreams=before.parallelism if before else 0,
+        )
+        options = asdict(stage.options)
+        if stage.host == "ray":
+            options.update(self._ray_options)
+        if stage.options.error_policy is ErrorPolicy.DEAD_LETTER and self._dead_letters is not None:
+            options["dead_letters"] = self._dead_letters.queue
+        task = create_task(
+            stage.host,
+            ctx,
+            stage.operator_factory,
+            queue_scope=_scope_of(stage.host, before.host if before else stage.host),
+            **options,
+        )
+        task.add_listener(self._notice)
+        return task
+
+    def _notice(self, task: BaseTask) -> None:
+        with self._changed:
+            self._changed.notify_all()
+
+    def _raise_failure(self) -> None:
+        failed = [task for task in self._all_tasks() if task.state is TaskState.FAILED]
+        errors = [(task, task.get_report().error) for task in failed]
+        # a task that cannot send any more fails because the one after it did
+        causes = [pair for pair in errors if not isinstance(pair[1], DownstreamClosed)] or errors
+        if causes:
+            task, error = causes[0]
+            raise JobFailed(f"job {self.name} failed in {task.name}: {error}") from error
+        if self._abandoned:
+            raise JobFailed(f"job {self.name} was closed before its end")
+
+
+class _DeadLetterBox:
+    """The queue tasks put dead letters in, and the letters taken out of it."""
+
+    def __init__(self, name: str, scope: Scope) -> None:
+        self.queue: Queue[DeadLetter] = create_queue(name=name, scope=scope)
+        self.letters: list[DeadLetter] = []
+        self._collector = threading.Thread(target=self._collect, name=name, daemon=True)
+        self._collector.start()
+
+    def close(self) -> None:
+        """Take what is left and give the queue back."""
+        if self._collector.is_alive():
+            self.queue.shutdown()
+            self._collector.join()
+            self.queue.close()
+
+    def _collect(self) -> None:
+        self.letters.extend(self.queue)
+
+
+def _connect(sender: BaseTask, stage: Stage, receivers: Sequence[BaseTask]) -> None:
+    for receiver in receivers:
+        connection = Connection(
+            receiver.name,
+            receiver.input_buffer,
+            group=stage.name,
+            batch_size=sender.options.batch_size,
+        )
+        sender.router.add_connection(connection)
+    sender.router.set_partitioner(stage.name, stage.partitioner())
+
+
+def _scope_of(*hosts: Host) -> Scope:
+    """How far apart these hosts may be."""
+    if "ray" in hosts:
+        return "cluster"
+    return "machine" if "process" in hosts else "thread"

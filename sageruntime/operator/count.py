@@ -1,0 +1,25 @@
+"""CountByKey: how many packets each key had."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from sageruntime.communication.router import Packet
+from sageruntime.operator.base_operator import BaseOperator, Results
+
+
+class CountByKey(BaseOperator):
+    """Counts packets by key and, at the end of the input, sends ``(key, count)`` for each key."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[Any] = Counter()
+
+    def process(self, packet: Packet) -> Results:
+        """See :class:`BaseOperator`."""
+        self.counts[packet.key] += 1
+        return None
+
+    def finish(self) -> Results:
+        """See :class:`BaseOperator`."""
+        return (Packet(item, key=item[0]) for item in self.counts.items())

@@ -1,0 +1,45 @@
+"""Sinks: where packets end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from sageruntime.communication.router import Packet
+from sageruntime.operator.base_operator import BaseOperator, Results
+
+
+class SinkOperator(BaseOperator):
+    """Base of sinks: ``process`` returns nothing, :meth:`result` what the job hands back."""
+
+    def result(self) -> Any:
+        """The sink's part of the job's result; called once, after ``finish``."""
+        return None
+
+
+class FunctionSink(SinkOperator):
+    """Calls ``function(payload)`` for each packet."""
+
+    def __init__(self, function: Callable[[Any], Any]) -> None:
+        self.function = function
+
+    def process(self, packet: Packet) -> Results:
+        """See :class:`SinkOperator`."""
+        self.function(packet.payload)
+        return None
+
+
+class CollectSink(SinkOperator):
+    """Keeps every payload; its result is the list of them."""
+
+    def __init__(self) -> None:
+        self.payloads: list[Any] = []
+
+    def process(self, packet: Packet) -> Results:
+        """See :class:`SinkOperator`."""
+        self.payloads.append(packet.payload)
+        return None
+
+    def result(self) -> list[Any]:
+        """The payloads in the order they came."""
+        return self.payloads

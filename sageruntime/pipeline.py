@@ -1,0 +1,235 @@
+"""Pipeline: a job described stage by stage."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypedDict, get_args
+
+from sageruntime.errors import InvalidOption, PipelineError
+from sageruntime.factory.operator_factory import OperatorFactory
+from sageruntime.factory.task_factory import Host
+from sageruntime.job import Job
+from sageruntime.job_result import JobResult
+from sageruntime.operator import (
+    BaseOperator,
+    CollectSink,
+    FilterOperator,
+    FlatMapOperator,
+    FunctionSink,
+    IterableSource,
+    KeyByOperator,
+    MapOperator,
+    SinkOperator,
+    SourceOperator,
+)
+from sageruntime.stage import Stage
+from sageruntime.task import ErrorPolicy
+from sageruntime.task.options import TaskOptions
+
+if TYPE_CHECKING:
+    from typing_extensions import Self, Unpack
+
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+Operator = Callable[[Any], Any] | type[BaseOperator] | OperatorFactory
+"""A function of the payload, an operator class, or a recipe for operators."""
+
+
+class StageOptions(TypedDict, total=False):
+    """What every stage can be given.
+
+    Attributes:
+        name: unique in the pipeline; by default the kind of stage and its position.
+        parallelism: how many tasks share the work; 1 by default.
+        on: what hosts each: ``"thread"`` (default), ``"process"`` or ``"ray"``.
+        worker_threads: threads of one task that call the operator; 1 by default.
+        error_policy: ``"fail"``, ``"skip"`` or ``"dead_letter"``; by default the pipeline's.
+    """
+
+    name: str
+    parallelism: int
+    on: Host
+    worker_threads: int
+    error_policy: ErrorPolicy | str
+
+
+class Pipeline:
+    """A chain of stages from a source to a sink; each method adds one and returns the pipeline.
+
+    Args:
+        name: letters, digits, ``_`` and ``-``, at most 64.
+        options: how the tasks work, where a stage says nothing else.
+        ray_options: ``lifetime``, ``resources`` and ``memory`` of
+            :class:`~sageruntime.task.ray_task.RayTask`.
+
+    Every method raises :class:`~sageruntime.errors.PipelineError` for a stage that does not fit,
+    and :class:`~sageruntime.errors.InvalidOption` for an option out of range.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        options: TaskOptions | None = None,
+        ray_options: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.name = _checked_name("pipeline", name)
+        self.options = options or TaskOptions()
+        self.ray_options = dict(ray_options or {})
+        self.stages: list[Stage] = []
+        self._has_sink = False
+        self._keyed = False
+        self._key_function: Callable[[Any], Any] | None = None
+
+    def source(
+        self,
+        origin: Iterable[Any] | Callable[[], Iterable[Any]] | type[SourceOperator] | OperatorFactory,
+        **stage: Unpack[StageOptions],
+    ) -> Self:
+        """Read the items of an iterable, or of what a function returns, or a source operator.
+
+        Of several instances each takes its share: see
+        :class:`~sageruntime.operator.IterableSource`.
+        """
+        if self.stages:
+            raise PipelineError(f"{self.name} has a source already: {self.stages[0].name}")
+        return self._add("source", _recipe(origin, IterableSource, SourceOperator), stage)
+
+    def map(self, operator: Operator, **stage: Unpack[StageOptions]) -> Self:
+        """One result for each payload; or any operator that is neither source nor sink."""
+        return self._add("map", _recipe(operator, MapOperator), stage)
+
+    def filter(self, operator: Operator, **stage: Unpack[StageOptions]) -> Self:
+        """Keep the payloads for which a function is true."""
+        return self._add("filter", _recipe(operator, FilterOperator), stage)
+
+    def flat_map(self, operator: Operator, **stage: Unpack[StageOptions]) -> Self:
+        """Any number of results for each payload: the items a function returns."""
+        return self._add("flat_map", _recipe(operator, FlatMapOperator), stage)
+
+    def key_by(self, function: Callable[[Any], Any], **stage: Unpack[StageOptions]) -> Self:
+        """Let the instances of the next stage share the packets by key.
+
+        The function runs in the tasks of the stage before, where its results are routed: a key
+        costs no hop. With any stage option it gets tasks of its own.
+        """
+        if not callable(function):
+            raise PipelineError(f"key_by takes a function of the payload, not {function!r}")
+        if stage:
+            self._add("key_by", _recipe(function, KeyByOperator), stage)
+        elif not self.stages:
+            raise PipelineError(f"{self.name} has no source; begin with .source(...)")
+        self._keyed = True
+        self._key_function = None if stage else function
+        return self
+
+    def sink(
+        self,
+        operator: Callable[[Any], Any] | type[SinkOperator] | OperatorFactory = CollectSink,
+        **stage: Unpack[StageOptions],
+    ) -> Self:
+        """End here: call a function for each payload, or collect them all in a list."""
+        self._add("sink", _recipe(operator, FunctionSink, SinkOperator), stage)
+        self._has_sink = True
+        return self
+
+    def start(self, on: Host | None = None) -> Job:
+        """Start the job and return it running; ``on`` moves every stage to one kind of host.
+
+        Raises:
+            PipelineError: there is no source or no sink.
+            TaskStartError: a host cannot take its task.
+        """
+        if not self._has_sink:
+            raise PipelineError(f"{self.name} has no sink; end with .sink(...)")
+        stages = self.stages
+        if on is not None:
+            stages = [replace(stage, host=_checked_host(on)) for stage in stages]
+        return Job(self.name, stages, self.ray_options).start()
+
+    def run(self, on: Host | None = None) -> JobResult:
+        """Run the job to its end.
+
+        Raises:
+            JobFailed: a task failed; the first error is the cause.
+        """
+        with self.start(on) as job:
+            return job.result()
+
+    def _add(self, kind: str, recipe: OperatorFactory, stage: StageOptions) -> Self:
+        if not self.stages and kind != "source":
+            raise PipelineError(f"{self.name} has no source; begin with .source(...)")
+        if self._has_sink:
+            raise PipelineError(f"{self.name} ends with {self.stages[-1].name}; nothing follows")
+        name = _checked_name("stage", stage.get("name", f"{kind}-{len(self.stages)}"))
+        if any(other.name == name for other in self.stages):
+            raise PipelineError(f"{self.name} has two stages named {name!r}; rename one")
+        parallelism = stage.get("parallelism", 1)
+        if not isinstance(parallelism, int) or parallelism < 1:
+            raise InvalidOption(
+                f"{name}: parallelism={parallelism!r} is not allowed; expected an int from 1"
+            )
+        options = replace(
+            self.options,
+            worker_threads=stage.get("worker_threads", self.options.worker_threads),
+            error_policy=ErrorPolicy(stage.get("error_policy", self.options.error_policy)),
+        )
+        self.stages.append(
+            Stage(
+                name=name,
+                operator_factory=recipe,
+                parallelism=parallelism,
+                host=_checked_host(stage.get("on", "thread")),
+                options=options,
+                keyed=self._keyed,
+                key_function=self._key_function,
+            )
+        )
+        self._keyed = False
+        self._key_function = None
+        return self
+
+
+def _recipe(
+    operator: Any,
+    for_functions: type[BaseOperator],
+    expected: type[BaseOperator] | None = None,
+) -> OperatorFactory:
+    """A factory for what a stage was given: a recipe, an operator class, or something to wrap."""
+    if isinstance(operator, OperatorFactory):
+        return operator
+    if isinstance(operator, BaseOperator):
+        raise PipelineError(
+            f"{operator!r} is an operator, and every task needs one of its own; pass its class, "
+            "or OperatorFactory(class, arguments)"
+        )
+    if isinstance(operator, type) and issubclass(operator, BaseOperator):
+        fits = (
+            issubclass(operator, expected)
+            if expected is not None
+            else not issubclass(operator, (SourceOperator, SinkOperator))
+        )
+        if not fits:
+            raise PipelineError(f"{operator.__qualname__} does not fit this kind of stage")
+        return OperatorFactory(operator)
+    if not callable(operator) and not (
+        for_functions is IterableSource and isinstance(operator, Iterable)
+    ):
+        raise PipelineError(
+            f"{operator!r} is no operator; pass a function, an operator class or an OperatorFactory"
+        )
+    return OperatorFactory(for_functions, operator)
+
+
+def _checked_name(what: str, name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise PipelineError(f"{what} name {name!r} is not allowed; expected 1 to 64 of A-Z a-z 0-9 _ -")
+    return name
+
+
+def _checked_host(host: Host) -> Host:
+    if host not in get_args(Host):
+        raise InvalidOption(f"on={host!r} is not allowed; expected {', '.join(get_args(Host))}")
+    return host

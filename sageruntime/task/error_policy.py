@@ -1,0 +1,128 @@
+"""What becomes of a packet an operator fails on."""
+
+from __future__ import annotations
+
+import threading
+import time
+import traceback
+from collections import Counter
+from enum import Enum
+from typing import NoReturn
+
+import msgspec
+
+from sagequeue.errors import EncodeError
+from sagequeue.protocol import Queue
+from sageruntime.communication.router import Packet
+from sageruntime.context import TaskContext
+from sageruntime.errors import InvalidOption, PacketError
+from sageruntime.metrics import TaskMetrics
+
+
+class ErrorPolicy(str, Enum):
+    """Where a packet goes when its operator raises."""
+
+    FAIL = "fail"
+    """The task fails, and with it the job."""
+    SKIP = "skip"
+    """The packet is left out."""
+    DEAD_LETTER = "dead_letter"
+    """The packet goes to the dead-letter queue with the error."""
+
+    @classmethod
+    def _missing_(cls, value: object) -> NoReturn:
+        allowed = ", ".join(policy.value for policy in cls)
+        raise InvalidOption(f"error_policy={value!r} is not allowed; expected one of {allowed}")
+
+
+class DeadLetter(msgspec.Struct):
+    """A packet that could not be processed, and why.
+
+    Attributes:
+        packet: the packet; None for a message that could not be decoded. A payload that cannot
+            be encoded is replaced by its ``repr``.
+        task: the task that gave it up.
+        error: the error's type and message.
+        traceback: where it was raised.
+        failed_at: when, in nanoseconds since the epoch.
+    """
+
+    packet: Packet | None
+    task: str
+    error: str
+    traceback: str
+    failed_at: int = msgspec.field(default_factory=time.time_ns)
+
+
+class ErrorHandler:
+    """Counts errors, logs the first of each type in full, and applies the policy.
+
+    Any thread may call it.
+
+    Raises:
+        InvalidOption: the policy is ``dead_letter`` and there is no queue for the letters.
+    """
+
+    def __init__(
+        self,
+        ctx: TaskContext,
+        policy: ErrorPolicy,
+        metrics: TaskMetrics,
+        dead_letters: Queue[DeadLetter] | None,
+    ) -> None:
+        if policy is ErrorPolicy.DEAD_LETTER and dead_letters is None:
+            raise InvalidOption(
+                f"{ctx.name}: error_policy='dead_letter' needs a queue; pass dead_letters="
+            )
+        self._ctx = ctx
+        self._policy = policy
+        self._metrics = metrics
+        self._dead_letters = dead_letters
+        self._seen: Counter[str] = Counter()
+        self._lock = threading.Lock()
+
+    def handle(self, packet: Packet | None, error: Exception) -> None:
+        """Deal with one packet, or with a message that could not be decoded into packets.
+
+        Raises:
+            PacketError: the policy is ``fail``.
+        """
+        kind = type(error).__name__
+        with self._lock:
+            self._metrics.errors += 1
+            self._seen[kind] += 1
+            first = self._seen[kind] == 1
+        which = f"packet {packet.id}" if packet is not None else "a message"
+        if self._policy is ErrorPolicy.FAIL:
+            raise PacketError(
+                f"{self._ctx.name} failed on {which}: {kind}: {error}"
+            ) from error
+        if first:
+            self._ctx.logger.error(
+                "%s failed on %s: %s: %s; policy %s, more errors of this type are only counted",
+                self._ctx.name, which, kind, error, self._policy.value, exc_info=error,
+            )  # fmt: skip
+        if self._dead_letters is not None and self._policy is ErrorPolicy.DEAD_LETTER:
+            _post(self._dead_letters, self._letter(packet, error))
+
+    def summarise(self) -> None:
+        """Log how many errors of each type there were, if any."""
+        with self._lock:
+            if self._seen:
+                counts = ", ".join(f"{kind}: {n}" for kind, n in self._seen.most_common())
+                self._ctx.logger.warning("%s had errors: %s", self._ctx.name, counts)
+
+    def _letter(self, packet: Packet | None, error: Exception) -> DeadLetter:
+        trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+        return DeadLetter(packet, self._ctx.name, f"{type(error).__name__}: {error}", trace)
+
+
+def _post(queue: Queue[DeadLetter], letter: DeadLetter) -> None:
+    try:
+        queue.put(letter)
+    except EncodeError:
+        if letter.packet is None:
+            raise
+        letter.packet.payload = repr(letter.packet.payload)
+        letter.packet.key = repr(letter.packet.key)
+        queue.put(letter)

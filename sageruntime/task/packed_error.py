@@ -1,0 +1,65 @@
+"""Errors on their way between processes: type, causes and traceback survive."""
+
+from __future__ import annotations
+
+import traceback
+from dataclasses import dataclass
+
+import cloudpickle
+
+from sageruntime.errors import RemoteError
+
+
+class RemoteTraceback(Exception):
+    """The cause of an error of another process: its traceback there, as text."""
+
+    def __str__(self) -> str:
+        return f"\n{self.args[0]}"
+
+
+@dataclass(frozen=True)
+class PackedError:
+    """An error and its chain of causes, outermost first, each as a pickle and as text."""
+
+    pickles: list[bytes]
+    texts: list[str]
+    trace: str
+
+    @classmethod
+    def of(cls, error: BaseException) -> PackedError:
+        """Pack an error; this never fails."""
+        chain: list[BaseException] = []
+        link: BaseException | None = error
+        while link is not None and link not in chain:
+            chain.append(link)
+            link = link.__cause__
+        return cls(
+            [_dumps(link) for link in chain],
+            [f"{type(link).__name__}: {link}" for link in chain],
+            "".join(traceback.format_exception(type(error), error, error.__traceback__)),
+        )
+
+    def unpack(self) -> BaseException:
+        """The error with its causes; a :class:`RemoteError` for what cannot be rebuilt here."""
+        below: BaseException = RemoteTraceback(self.trace)
+        for data, text in zip(reversed(self.pickles), reversed(self.texts)):
+            error = _loads(data, text)
+            error.__cause__ = below
+            below = error
+        return below
+
+
+def _dumps(error: BaseException) -> bytes:
+    try:
+        data: bytes = cloudpickle.dumps(error)
+    except Exception:  # its text stands for it
+        return b""
+    return data
+
+
+def _loads(data: bytes, text: str) -> BaseException:
+    try:
+        error = cloudpickle.loads(data)
+    except Exception:  # a constructor of its own, or a module that is not here
+        return RemoteError(text)
+    return error if isinstance(error, BaseException) else RemoteError(text)

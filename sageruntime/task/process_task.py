@@ -1,0 +1,196 @@
+"""ProcessTask: the worker loop in a process of its own, over shared-memory queues."""
+
+from __future__ import annotations
+
+import logging
+import logging.handlers
+import multiprocessing
+import os
+import pickle
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from multiprocessing.connection import Connection as Pipe
+from multiprocessing.context import SpawnProcess
+from typing import Any
+
+import cloudpickle
+
+from sageruntime.errors import TaskLost, TaskStartError
+from sageruntime.task.blueprint import TaskBlueprint
+from sageruntime.task.local_task import LocalTask
+from sageruntime.task.packed_error import PackedError
+from sageruntime.task.remote_task import RemoteReport, RemoteTask
+from sageruntime.task.state import TaskState
+from sageruntime.task.status import TaskStatus
+
+# How long a child that has reported may take to exit before it is killed.
+_EXIT_SECONDS = 5.0
+
+
+class ProcessTask(RemoteTask):
+    """A task hosted by a child process; see :class:`~sageruntime.task.base_task.BaseTask`.
+
+    The child is spawned, so a script that starts one keeps its main part under
+    ``if __name__ == "__main__":``. It ends with this process, even if that is killed.
+    """
+
+    host = "process"
+    default_scope = "machine"
+    _process: SpawnProcess | None = None
+    _control: Pipe | None = None
+    _follower: threading.Thread | None = None
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._commanding = threading.Lock()
+
+    def start_running(self) -> None:
+        """See :class:`BaseTask`."""
+        blueprint = TaskBlueprint.of(self).dumps()
+        self._begin()
+        spawn = multiprocessing.get_context("spawn")
+        near, far = spawn.Pipe()
+        level = logging.getLogger().getEffectiveLevel()
+        process = spawn.Process(
+            target=host_task, args=(far, blueprint, level), name=self.name, daemon=True
+        )
+        try:
+            with _sigint_blocked():
+                process.start()
+        except Exception as error:
+            near.close()
+            failure = TaskStartError(f"{self.name}: its process cannot be started: {error}")
+            self._fail(failure)
+            raise failure from error
+        finally:
+            far.close()
+        self._process, self._control = process, near
+        self._follower = threading.Thread(
+            target=self._follow, args=(process, near), name=f"{self.name}-follow", daemon=True
+        )
+        self._follower.start()
+
+    def stop(self, drain: bool = True, timeout: float | None = None) -> bool:
+        """See :class:`BaseTask`."""
+        if self._state is TaskState.CREATED:
+            self._advance(TaskState.STOPPED)
+        if not self._state.ended and self._control is not None:
+            with self._commanding, suppress(OSError):  # gone; the follower will say so
+                self._control.send(drain)
+        return self.join(timeout)
+
+    def cleanup(self, grace: float = 1.0) -> None:
+        """See :class:`BaseTask`."""
+        process = self._process
+        if not self.stop(drain=False, timeout=grace) and process is not None:
+            process.kill()
+        if process is not None and self._follower is not None and self._control is not None:
+            process.join(_EXIT_SECONDS)
+            if process.exitcode is None:
+                process.kill()
+            self._follower.join()
+            self._control.close()
+            process.close()
+            self._process = None
+        self.input_buffer.close()
+
+    def _follow(self, process: SpawnProcess, control: Pipe) -> None:
+        # the pipe's other end closes with the child, however that ends
+        with suppress(EOFError, OSError):
+            while True:
+                self._receive(control.recv_bytes())
+        process.join()
+        if not self._state.ended:
+            self._fail(TaskLost(_obituary(self.name, self._state, process.exitcode)))
+
+    def _receive(self, data: bytes) -> None:
+        try:
+            message = pickle.loads(data)
+        except Exception as error:  # of a class that only the child can import
+            self._fail(error)
+            return
+        if isinstance(message, logging.LogRecord):
+            logger = logging.getLogger(message.name)
+            if logger.isEnabledFor(message.levelno):
+                logger.handle(message)
+        else:
+            self._take(message)
+
+
+def _obituary(name: str, state: TaskState, exitcode: int | None) -> str:
+    if exitcode is not None and exitcode < 0:
+        how = f"was killed by {signal.Signals(-exitcode).name}"
+    else:
+        how = f"exited with code {exitcode}"
+    if state is TaskState.STARTING:
+        return (
+            f"the process of {name} {how} before it ran its task; see its output above. A script "
+            'that starts processes keeps its main part under if __name__ == "__main__":'
+        )
+    return f"the process of {name} {how} without a report"
+
+
+@contextmanager
+def _sigint_blocked() -> Iterator[None]:
+    """A child started within never sees Ctrl-C, which is for its parent to handle."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+class _Uplink(logging.handlers.QueueHandler):
+    """Sends statuses, log records and the report to the parent."""
+
+    def __init__(self, control: Pipe) -> None:
+        super().__init__(control)  # type: ignore[arg-type]
+        self._control = control
+        self._sending = threading.Lock()
+
+    def enqueue(self, record: logging.LogRecord) -> None:
+        """Send a log record; see ``QueueHandler``."""
+        with suppress(BrokenPipeError):
+            self.send(record)
+
+    def send(self, message: object) -> None:
+        """Send anything that pickles."""
+        data = cloudpickle.dumps(message)
+        with self._sending:
+            self._control.send_bytes(data)
+
+
+def host_task(control: Pipe, blueprint: bytes, log_level: int) -> None:
+    """Build a task, run it and report: the main function of the child process."""
+    uplink = _Uplink(control)
+    logging.basicConfig(handlers=[uplink], level=log_level)
+    # the parent is gone when this fails, and so will be this process
+    with suppress(BrokenPipeError):
+        _run(uplink, control, blueprint)
+
+
+def _run(uplink: _Uplink, control: Pipe, data: bytes) -> None:
+    try:
+        blueprint: TaskBlueprint = cloudpickle.loads(data)
+        task = blueprint.build()
+    except Exception as error:
+        uplink.send(PackedError.of(error))
+        return
+    threading.Thread(target=_obey, args=(task, control), daemon=True).start()
+    task.start_running()
+    while not task.join(task.options.status_interval):
+        uplink.send(task.get_status())
+    uplink.send(RemoteReport.of(task.get_report()))
+    task.cleanup()
+
+
+def _obey(task: LocalTask, control: Pipe) -> None:
+    try:
+        while True:
+            task.stop(drain=control.recv(), timeout=0)
+    except (EOFError, OSError):
+        # The parent has died: nobody waits for what the operator does now.
+        task.cleanup()
+        os._exit(1)

@@ -1,0 +1,55 @@
+"""What a task tells about itself, while it runs and when it has ended."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from sageruntime.metrics import LatencyHistogram
+from sageruntime.task.state import TaskState
+
+
+@dataclass(frozen=True)
+class TaskStatus:
+    """A snapshot of one task; every field is JSON-able.
+
+    Attributes:
+        name: the task.
+        stage: the stage it is an instance of.
+        host: ``"thread"``, ``"process"`` or ``"ray"``.
+        state: where it is in its life.
+        processed: packets dealt with without an error; for a source, packets read.
+        emitted: packets routed downstream.
+        errors: packets the error policy had to deal with.
+        queue_depth: batches waiting in the input queue.
+        total: packets a source will read in all, if it knows.
+        error: why the task failed, if it did.
+    """
+
+    name: str
+    stage: str
+    host: str
+    state: TaskState
+    processed: int
+    emitted: int
+    errors: int
+    queue_depth: int
+    total: int | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class TaskReport:
+    """What is left of a task that has ended.
+
+    Attributes:
+        status: its last status.
+        latency: how long its packets took.
+        result: what its sink hands back.
+        error: what made it fail.
+    """
+
+    status: TaskStatus
+    latency: LatencyHistogram
+    result: Any = None
+    error: BaseException | None = None
