@@ -44,7 +44,7 @@ def custom_codec(name: str) -> tuple[Encode, Decode]:
             import msgspec
         except ImportError as error:
             raise InvalidOption(
-                "codec 'msgpack' needs the msgspec package: pip install sagequeue[msgpack]"
+                "codec 'msgpack' needs the msgspec package: pip install msgspec"
             ) from error
         return msgspec.msgpack.encode, msgspec.msgpack.decode
     try:

@@ -74,7 +74,9 @@ class Job:
                 self._tasks.append([])
                 for index in range(stage.parallelism):
                     self._tasks[-1].append(self._create(position, index))
-            for senders, stage, receivers in zip(self._tasks, self.stages[1:], self._tasks[1:]):
+            for senders, stage, receivers in zip(
+                self._tasks, self.stages[1:], self._tasks[1:], strict=False
+            ):
                 for sender in senders:
                     _connect(sender, stage, receivers)
             for tasks in reversed(self._tasks):
@@ -97,7 +99,10 @@ class Job:
 
     def progress(self) -> list[StageSummary]:
         """What each stage has done so far, without latencies."""
-        return [progress_of(stage, tasks) for stage, tasks in zip(self.stages, self._tasks)]
+        return [
+            progress_of(stage, tasks)
+            for stage, tasks in zip(self.stages, self._tasks, strict=False)
+        ]
 
     def result(self) -> JobResult:
         """Wait for the end and return what the job leaves.
@@ -113,7 +118,10 @@ class Job:
         return JobResult(
             name=self.name,
             seconds=self._ended_at - self._started_at,
-            stages=[summary_of(stage, tasks) for stage, tasks in zip(self.stages, self._tasks)],
+            stages=[
+                summary_of(stage, tasks)
+                for stage, tasks in zip(self.stages, self._tasks, strict=False)
+            ],
             sink_results=[task.get_report().result for task in self._tasks[-1]],
             dead_letters=self._dead_letters.letters if self._dead_letters else [],
         )

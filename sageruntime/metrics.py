@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hdrh.histogram import HdrHistogram  # type: ignore[import-untyped]
+from hdrh.histogram import HdrHistogram
 
 _LONGEST_US = 3_600_000_000
 _SIGNIFICANT_DIGITS = 2

@@ -85,7 +85,10 @@ class Pipeline:
 
     def source(
         self,
-        origin: Iterable[Any] | Callable[[], Iterable[Any]] | type[SourceOperator] | OperatorFactory,
+        origin: Iterable[Any]
+        | Callable[[], Iterable[Any]]
+        | type[SourceOperator]
+        | OperatorFactory,
         **stage: Unpack[StageOptions],
     ) -> Self:
         """Read the items of an iterable, or of what a function returns, or a source operator.
@@ -225,7 +228,9 @@ def _recipe(
 
 def _checked_name(what: str, name: str) -> str:
     if not _NAME.fullmatch(name):
-        raise PipelineError(f"{what} name {name!r} is not allowed; expected 1 to 64 of A-Z a-z 0-9 _ -")
+        raise PipelineError(
+            f"{what} name {name!r} is not allowed; expected 1 to 64 of A-Z a-z 0-9 _ -"
+        )
     return name
 
 

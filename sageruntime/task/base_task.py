@@ -161,9 +161,7 @@ class BaseTask(ABC):
         ``grace`` seconds is killed with its process; a thread is left behind.
         """
 
-    def put_packet(
-        self, packet: Packet, block: bool = True, timeout: float | None = None
-    ) -> None:
+    def put_packet(self, packet: Packet, block: bool = True, timeout: float | None = None) -> None:
         """Put a packet in the input queue.
 
         Raises:
@@ -220,10 +218,11 @@ class BaseTask(ABC):
         return TaskReport(self.get_status(), self.metrics.latency, self._result, self._error)
 
     def _make_worker(self) -> Worker:
-        common = (self.name, self.operator, self.router, self.metrics, self.errors, self.options)
-        if isinstance(self.operator, SourceOperator):
-            return SourceWorker(*common, self._fail)
-        return MailboxWorker(*common, self.input_buffer, self.ctx.upstreams)
+        operator = self.operator
+        rest = (self.router, self.metrics, self.errors, self.options)
+        if isinstance(operator, SourceOperator):
+            return SourceWorker(self.name, operator, *rest, self._fail)
+        return MailboxWorker(self.name, operator, *rest, self.input_buffer, self.ctx.upstreams)
 
     def _describe_error(self) -> str | None:
         return None if self._error is None else f"{type(self._error).__name__}: {self._error}"

@@ -94,9 +94,7 @@ class ErrorHandler:
             first = self._seen[kind] == 1
         which = f"packet {packet.id}" if packet is not None else "a message"
         if self._policy is ErrorPolicy.FAIL:
-            raise PacketError(
-                f"{self._ctx.name} failed on {which}: {kind}: {error}"
-            ) from error
+            raise PacketError(f"{self._ctx.name} failed on {which}: {kind}: {error}") from error
         if first:
             self._ctx.logger.error(
                 "%s failed on %s: %s: %s; policy %s, more errors of this type are only counted",

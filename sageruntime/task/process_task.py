@@ -23,7 +23,6 @@ from sageruntime.task.local_task import LocalTask
 from sageruntime.task.packed_error import PackedError
 from sageruntime.task.remote_task import RemoteReport, RemoteTask
 from sageruntime.task.state import TaskState
-from sageruntime.task.status import TaskStatus
 
 # How long a child that has reported may take to exit before it is killed.
 _EXIT_SECONDS = 5.0

@@ -101,12 +101,17 @@ class RayTask(RemoteTask):
         except GetTimeoutError:
             self._fail(TaskStartError(
                 f"{self.name}: Ray has found no place for its actor in {_START_SECONDS:.0f} s; "
-                f"it asks for {self._actor_options}, the cluster has {ray.cluster_resources()}"
+                f"it asks for {self._actor_options}, the cluster has {_cluster_resources()}"
             ))  # fmt: skip
         except RayActorError as error:
             self._fail(TaskLost(f"the actor of {self.name} died without a report: {error}"))
         except Exception as error:  # whatever it is, the job has to learn of it
             self._fail(error)
+
+
+def _cluster_resources() -> Any:
+    resources: Any = ray.cluster_resources
+    return resources()
 
 
 class _TaskActor:

@@ -95,12 +95,12 @@ class Connection:
                 if cancelled():
                     raise TaskCancelled(f"stopped while it waited to send to {self.name}") from None
             except ShutDown as error:
-                raise DownstreamClosed(f"{self.name} has ended and takes no more packets") from error
+                raise DownstreamClosed(
+                    f"{self.name} has ended and takes no more packets"
+                ) from error
 
 
 def _restore(
     name: str, queue: Queue[Message], group: str, input_index: int, batch_size: int
 ) -> Connection:
-    return Connection(
-        name, queue, group=group, input_index=input_index, batch_size=batch_size
-    )
+    return Connection(name, queue, group=group, input_index=input_index, batch_size=batch_size)

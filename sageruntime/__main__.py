@@ -1,0 +1,5 @@
+"""``python -m sageruntime``: the command line."""
+
+from sageruntime.cli import main
+
+main()
