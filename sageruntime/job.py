@@ -99,10 +99,7 @@ class Job:
 
     def progress(self) -> list[StageSummary]:
         """What each stage has done so far, without latencies."""
-        return [
-            progress_of(stage, tasks)
-            for stage, tasks in zip(self.stages, self._tasks, strict=False)
-        ]
+        return [progress_of(stage, tasks) for stage, tasks in zip(self.stages, self._tasks)]
 
     def result(self) -> JobResult:
         """Wait for the end and return what the job leaves.
@@ -118,10 +115,7 @@ class Job:
         return JobResult(
             name=self.name,
             seconds=self._ended_at - self._started_at,
-            stages=[
-                summary_of(stage, tasks)
-                for stage, tasks in zip(self.stages, self._tasks, strict=False)
-            ],
+            stages=[summary_of(stage, tasks) for stage, tasks in zip(self.stages, self._tasks)],
             sink_results=[task.get_report().result for task in self._tasks[-1]],
             dead_letters=self._dead_letters.letters if self._dead_letters else [],
         )

@@ -42,7 +42,7 @@ class PackedError:
     def unpack(self) -> BaseException:
         """The error with its causes; a :class:`RemoteError` for what cannot be rebuilt here."""
         below: BaseException = RemoteTraceback(self.trace)
-        for data, text in zip(reversed(self.pickles), reversed(self.texts), strict=False):
+        for data, text in zip(reversed(self.pickles), reversed(self.texts)):
             error = _loads(data, text)
             error.__cause__ = below
             below = error

@@ -146,6 +146,6 @@ class BaseRouter:
     def _deal(self, group: _Group, packets: list[Packet]) -> None:
         connections = group.connections
         parts = group.partitioner.split(packets, len(connections), self.on_reject)
-        for connection, part in zip(connections, parts, strict=False):
+        for connection, part in zip(connections, parts):
             if part:
                 connection.send(part, self.on_reject, self._is_cancelled)
