@@ -1,0 +1,1 @@
+"""Throughput beside the peers: ``python -m bench``."""
