@@ -14,7 +14,6 @@ ROUNDS = {
     "mp.Queue": 2_000,
     "mp.Pipe": 2_000,
     "faster-fifo": 2_000,
-    "pyzmq ipc": 2_000,
 }
 
 
