@@ -10,6 +10,7 @@ import asyncio
 import logging
 import pickle
 import secrets
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -122,6 +123,15 @@ class Broker:
             return await self._wait_until(lambda: self.unfinished == 0, seconds)
 
 
+class _Receiver(threading.local):
+    """What a handle knows as a receiver. Each thread is one of its own."""
+
+    def __init__(self) -> None:
+        self.name = secrets.token_hex(8)
+        self.request = 0
+        self.received: deque[bytes] = deque()
+
+
 class RayQueue(Generic[T]):
     """A FIFO queue for the tasks, actors and drivers of one Ray cluster.
 
@@ -153,9 +163,7 @@ class RayQueue(Generic[T]):
         self.logger = logging.getLogger("sagequeue")
         self.closed = False
         self._actor = actor
-        self._receiver = secrets.token_hex(8)
-        self._request = 0
-        self._received: deque[bytes] = deque()
+        self._own = _Receiver()
 
     def put(self, item: T, block: bool = True, timeout: float | None = None) -> None:
         """Put an item; see :class:`sagequeue.protocol.Queue`."""
@@ -201,29 +209,29 @@ class RayQueue(Generic[T]):
         if max_items is not None and max_items < 1:
             raise InvalidOption(f"max_items must be at least 1 or None, not {max_items!r}")
         deadline = deadline_of(block, timeout)
-        if not self._received:
+        if not self._own.received:
             self._receive(min(max_items or BATCH, BATCH), deadline)
         items: list[T] = []
-        while self._received and len(items) < (max_items or BATCH):
+        while self._own.received and len(items) < (max_items or BATCH):
             try:
-                items.append(self._decode(self._received[0]))
+                items.append(self._decode(self._own.received[0]))
             except DecodeError:
                 if items:
                     break  # its error comes in its place: with the next call
-                self._received.popleft()
+                self._own.received.popleft()
                 raise
-            self._received.popleft()
+            self._own.received.popleft()
         return items
 
     def _receive(self, most: int, deadline: float | None) -> None:
         while True:
             left = _left(deadline)
             batch, drained = self._ask(
-                "get_many", self._receiver, self._request, most, min(left, PATIENCE)
+                "get_many", self._own.name, self._own.request, most, min(left, PATIENCE)
             )
             if batch:
-                self._request += 1
-                self._received.extend(batch)
+                self._own.request += 1
+                self._own.received.extend(batch)
                 return
             if drained:
                 raise ShutDown(f"queue {self.name!r} was shut down and nothing is left to get")
@@ -232,7 +240,7 @@ class RayQueue(Generic[T]):
 
     def qsize(self) -> int:
         """How many items are waiting; others may change it at any time."""
-        return int(self._ask("qsize")) + len(self._received)
+        return int(self._ask("qsize")) + len(self._own.received)
 
     def empty(self) -> bool:
         """``qsize() == 0``."""
@@ -259,7 +267,7 @@ class RayQueue(Generic[T]):
     def close(self) -> None:
         """Give up this handle. Ray ends the actor when nobody holds a handle any more."""
         if not self.closed:
-            self._actor.forget.remote(self._receiver)
+            self._actor.forget.remote(self._own.name)
             self.closed = True
             self._actor = None
 

@@ -11,7 +11,7 @@ from bench.peers.base import Channel
 
 
 class FasterFifo(Channel):
-    share = 0.15
+    share = 0.4
     batches = True
 
     def __init__(self) -> None:
