@@ -716,6 +716,12 @@ cdef class SharedQueue:
         if sq_task_done(&self.queue) != SQ_OK:
             raise InvalidOption("task_done() called too many times")
 
+    @property
+    def unfinished_tasks(self):
+        """Items put that ``task_done()`` has not answered yet."""
+        self.check_open()
+        return sq_unfinished(&self.queue)
+
     def join(self):
         """Wait until every item put has been answered by ``task_done()``."""
         self.check_open()

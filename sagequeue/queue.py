@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 Mode = Literal["spsc", "mpsc", "spmc", "mpmc"]
 
-DEFAULT_CAPACITY = 4096
+DEFAULT_CAPACITY = 65536
 DEFAULT_SLOT_SIZE = 128
 DEFAULT_POOL_BYTES = 64 << 20
 DEFAULT_PARTICIPANTS = 128
