@@ -123,10 +123,14 @@ static bool settle_chunk(sq_queue *queue, uint32_t chunk, uint64_t word) {
         return false;
     }
     if (sq_chunk_state(word) == SQ_CHUNK_LEASED && !sq_slot_holds(queue, position)) {
-        atomic_fetch_add_explicit(&queue->header->returned, 1, memory_order_relaxed);
-        atomic_store_explicit(&entry->word, sq_chunk_word(SQ_CHUNK_RETURNED, 0),
-                              memory_order_release);
-        return true;
+        /* a CAS: a consumer may have leased it from its slot since its word was read */
+        bool returned = atomic_compare_exchange_strong_explicit(
+            &entry->word, &word, sq_chunk_word(SQ_CHUNK_RETURNED, 0), memory_order_acq_rel,
+            memory_order_relaxed);
+        if (returned) {
+            atomic_fetch_add_explicit(&queue->header->returned, 1, memory_order_relaxed);
+        }
+        return returned;
     }
     /* Adopt it before it is freed: a consumer may have leased it since its word was read. */
     if (atomic_compare_exchange_strong_explicit(&entry->word, &word,
