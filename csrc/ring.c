@@ -23,6 +23,13 @@ static bool slot_is(const sq_queue *queue, uint64_t position, unsigned state) {
     return sequence == sq_sequence(queue, position, state);
 }
 
+/* Whether a slot at or behind the tail may be written. One producer commits slots before it
+ * moves the tail: if it died in between, they look committed and yet were never put. */
+static bool slot_is_free(const sq_queue *queue, uint64_t position) {
+    return slot_is(queue, position, SQ_EMPTY_SLOT) ||
+           (queue->single_producer && slot_is(queue, position, SQ_COMMITTED));
+}
+
 static uint64_t seen(const _Atomic uint64_t *cursor) {
     return atomic_load_explicit(cursor, memory_order_relaxed);
 }
@@ -50,7 +57,7 @@ static uint32_t room_at(sq_queue *queue, uint64_t tail, uint32_t n) {
     }
     if (!queue->single_consumer) {
         for (uint32_t i = 0; i < n; i++) {
-            if (!slot_is(queue, tail + i, SQ_EMPTY_SLOT)) {
+            if (!slot_is_free(queue, tail + i)) {
                 return i; /* claimed in its former turn and not yet released */
             }
         }
