@@ -33,7 +33,7 @@ cdef enum:
     ORPHANED = 4  # after fork, no entry was free for the child
 
 cdef enum:
-    BATCH = 256           # messages handed to the core at a time
+    BATCH = 256           # messages handed to the core at a time; more do not stay in the cache
     ROUNDS_WITH_GIL = 48  # of spinning, about a microsecond, before the GIL is given up
     ROUNDS_TO_RELEASE = 4000  # for a slot that another consumer is reading at this moment
 
@@ -612,15 +612,18 @@ cdef class SharedQueue:
         return self.get(False)
 
     def get_many(self, object max_items=None, bint block=True, object timeout=None):
-        """Take what is there, waiting for the first; see :class:`sagequeue.protocol.Queue`."""
+        """Take what is there, waiting for the first; see :class:`sagequeue.protocol.Queue`.
+
+        Without ``max_items`` it takes at most 256.
+        """
         cdef uint64_t deadline = FOREVER
-        cdef uint64_t most, available
+        cdef uint64_t most
         if self.state != OPEN:
             self.check_open()
         if block and timeout is not None:
             deadline = deadline_of(timeout)
         if max_items is None:
-            most = self.queue.limit
+            most = BATCH
         elif max_items < 1:
             raise InvalidOption(f"max_items must be at least 1 or None, not {max_items!r}")
         else:
@@ -629,9 +632,7 @@ cdef class SharedQueue:
             self.enrol_consumer()
         if self.overdue is not None:
             return [self.next_overdue()]
-        available = sq_size(&self.queue)
-        return self.get_batch(<uint32_t> min(most, max(available, <uint64_t> BATCH)), block,
-                              deadline)
+        return self.get_batch(<uint32_t> min(most, self.queue.limit), block, deadline)
 
     cdef list get_batch(self, uint32_t most, bint block, uint64_t deadline):
         cdef size_t stride = sq_taken_stride(&self.queue)
