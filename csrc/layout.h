@@ -150,6 +150,7 @@ typedef struct sq_header {
     _Alignas(SQ_PAIR) _Atomic uint64_t head; /* next position to claim */
     _Alignas(SQ_PAIR) sq_event not_empty;
     _Alignas(SQ_PAIR) sq_event not_full;
+    sq_event chunk_free;
     _Alignas(SQ_PAIR) sq_event all_done;
     _Atomic uint64_t done;     /* answers by task_done */
     _Atomic uint64_t dropped;  /* positions that never carried a message: tombstones */

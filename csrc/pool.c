@@ -129,7 +129,8 @@ void sq_chunk_release(sq_queue *queue, uint32_t chunk) {
     if (sq_chunk_index(chunk) < atomic_load_explicit(&size_class->hint, memory_order_relaxed)) {
         atomic_store_explicit(&size_class->hint, sq_chunk_index(chunk), memory_order_relaxed);
     }
-    sq_event_notify(&queue->header->not_full, 1);
+    /* all: they wait for chunks of different sizes */
+    sq_event_notify(&queue->header->chunk_free, INT32_MAX);
 }
 
 sq_status sq_external_acquire(sq_queue *queue, uint64_t bytes, uint32_t *chunk,

@@ -17,9 +17,10 @@
 /* ---- what can be reserved, what can be claimed ---- */
 
 static bool slot_is(const sq_queue *queue, uint64_t position, unsigned state) {
-    /* acquire: pairs with the release that set it, so the slot's bytes are ours to use */
+    /* acquire: pairs with the release that set it, so the slot's bytes are ours to use; seq_cst,
+     * because a waiter that announced itself must not look before that */
     uint64_t sequence = atomic_load_explicit(&sq_segment_slot(&queue->segment, position)->sequence,
-                                             memory_order_acquire);
+                                             memory_order_seq_cst);
     return sequence == sq_sequence(queue, position, state);
 }
 
@@ -35,8 +36,9 @@ static uint64_t seen(const _Atomic uint64_t *cursor) {
 }
 
 static uint64_t look(_Atomic uint64_t *seen_cursor, const _Atomic uint64_t *cursor) {
-    /* acquire: slots on the far side of the cursor were written, or read, before it moved */
-    uint64_t value = atomic_load_explicit(cursor, memory_order_acquire) & ~SQ_TAIL_CLOSED;
+    /* acquire: slots on the far side of the cursor were written, or read, before it moved;
+     * seq_cst, as in slot_is */
+    uint64_t value = atomic_load_explicit(cursor, memory_order_seq_cst) & ~SQ_TAIL_CLOSED;
     atomic_store_explicit(seen_cursor, value, memory_order_relaxed);
     return value;
 }
@@ -153,6 +155,15 @@ static void write_committed(sq_queue *queue, uint64_t position, const sq_item *i
     }
 }
 
+/* Who committed behind our positions before we did woke consumers that found a hole and went back
+ * to sleep: then everybody is called. */
+static void notify_committed(sq_queue *queue, uint64_t position, uint32_t n) {
+    if (sq_event_awaited(&queue->header->not_empty)) {
+        bool more = slot_is(queue, position + n, SQ_COMMITTED);
+        sq_event_wake(&queue->header->not_empty, more ? INT32_MAX : n);
+    }
+}
+
 sq_status sq_put(sq_queue *queue, const sq_item *items, uint32_t n, uint32_t *accepted) {
     sq_header *header = queue->header;
     uint64_t tail = atomic_load_explicit(&header->tail, memory_order_relaxed);
@@ -205,7 +216,7 @@ sq_status sq_put(sq_queue *queue, const sq_item *items, uint32_t n, uint32_t *ac
         atomic_store_explicit(&queue->self->put_intent, 0, memory_order_release);
     }
     *accepted = room;
-    sq_event_notify(&header->not_empty, room);
+    notify_committed(queue, tail, room);
     return SQ_OK;
 }
 
@@ -287,6 +298,15 @@ static void release_slots(sq_queue *queue, uint64_t head, uint32_t n) {
     }
 }
 
+/* Likewise: who released behind our positions before we did woke producers for nothing. */
+static void notify_released(sq_queue *queue, uint64_t position, uint32_t n) {
+    if (sq_event_awaited(&queue->header->not_full)) {
+        uint64_t next = position + n + queue->segment.capacity;
+        bool more = !queue->single_consumer && slot_is(queue, next, SQ_EMPTY_SLOT);
+        sq_event_wake(&queue->header->not_full, more ? INT32_MAX : n);
+    }
+}
+
 static sq_status take_as_only_consumer(sq_queue *queue, void *taken, uint32_t n, uint32_t *count) {
     sq_header *header = queue->header;
     uint64_t head = atomic_load_explicit(&header->head, memory_order_relaxed);
@@ -300,7 +320,7 @@ static sq_status take_as_only_consumer(sq_queue *queue, void *taken, uint32_t n,
     sq_status status = read_claimed(queue, head, claimed, taken, count);
     /* seq_cst exchange: releases the slots to the producers, before the load in notify */
     atomic_exchange_explicit(&header->head, head + claimed, memory_order_seq_cst);
-    sq_event_notify(&header->not_full, claimed);
+    notify_released(queue, head, claimed);
     return status;
 }
 
@@ -332,7 +352,7 @@ static sq_status take_as_one_of_many(sq_queue *queue, void *taken, uint32_t n, u
     release_slots(queue, head, claimed);
     /* release: who sees the intent withdrawn sees the slots released */
     atomic_store_explicit(&queue->self->take_intent, 0, memory_order_release);
-    sq_event_notify(&header->not_full, claimed);
+    notify_released(queue, head, claimed);
     return status;
 }
 
@@ -423,7 +443,7 @@ static sq_status take_returned(sq_queue *queue, sq_taken *taken, uint32_t *count
             status = read_slot(queue, message.position, taken);
             release_slots(queue, message.position, 1);
             atomic_store_explicit(&queue->self->take_intent, 0, memory_order_release);
-            sq_event_notify(&header->not_full, 1);
+            notify_released(queue, message.position, 1);
         } else {
             taken->deliveries = ++sq_chunk_at(queue, message.chunk)->deliveries;
             status = lease(queue, message.chunk, message.position, taken);
@@ -502,6 +522,7 @@ uint64_t sq_size(const sq_queue *queue) {
 void sq_wake_all(sq_queue *queue) {
     sq_event_wake(&queue->header->not_empty, INT32_MAX);
     sq_event_wake(&queue->header->not_full, INT32_MAX);
+    sq_event_wake(&queue->header->chunk_free, INT32_MAX);
     sq_event_wake(&queue->header->all_done, INT32_MAX);
 }
 
@@ -621,7 +642,9 @@ static void await(sq_queue *queue, sq_event *event, bool (*ready)(sq_queue *),
     }
     /* half the interval: a death just after one look is found by the next, within the interval */
     uint64_t sleep = timeout_ns < interval / 2 ? timeout_ns : interval / 2;
-    if (!sq_event_sleep(event, key, sleep)) {
+    sq_event_sleep(event, key, sleep);
+    /* also when it was not the timeout: traffic behind a dead one's slot wakes us all the time */
+    if (!ready(queue)) {
         complete_shutdown(queue);
         sq_recover(queue, interval / 4);
     }
@@ -642,13 +665,12 @@ void sq_await_done(sq_queue *queue, uint64_t timeout_ns) {
 void sq_await_chunk(sq_queue *queue, uint64_t bytes, uint64_t timeout_ns) {
     uint64_t interval = (uint64_t)queue->segment.recovery_ms * 1000000u;
     uint32_t chunk;
-    uint32_t key = sq_event_prepare(&queue->header->not_full);
+    uint32_t key = sq_event_prepare(&queue->header->chunk_free);
     if (sq_chunk_acquire(queue, bytes, &chunk) == SQ_OK) {
         sq_chunk_release(queue, chunk);
         return;
     }
     uint64_t sleep = timeout_ns < interval / 2 ? timeout_ns : interval / 2;
-    if (!sq_event_sleep(&queue->header->not_full, key, sleep)) {
-        sq_recover(queue, interval / 4);
-    }
+    sq_event_sleep(&queue->header->chunk_free, key, sleep);
+    sq_recover(queue, interval / 4);
 }

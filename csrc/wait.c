@@ -1,6 +1,5 @@
 #include "wait.h"
 
-#include <errno.h>
 #include <limits.h>
 #include <linux/futex.h>
 #include <sys/syscall.h>
@@ -18,13 +17,12 @@ static long futex(_Atomic uint32_t *word, int operation, uint32_t value,
     return syscall(SYS_futex, (uint32_t *)word, operation, value, timeout, NULL, 0);
 }
 
-bool sq_event_sleep(sq_event *event, uint32_t key, uint64_t timeout_ns) {
+void sq_event_sleep(sq_event *event, uint32_t key, uint64_t timeout_ns) {
     struct timespec timeout = {
         .tv_sec = (time_t)(timeout_ns / 1000000000u),
         .tv_nsec = (long)(timeout_ns % 1000000000u),
     };
-    long result = futex(&event->word, FUTEX_WAIT, key, &timeout);
-    return result == 0 || errno != ETIMEDOUT;
+    futex(&event->word, FUTEX_WAIT, key, &timeout);
 }
 
 void sq_event_wake(sq_event *event, uint32_t waiters) {

@@ -27,15 +27,20 @@ static inline uint32_t sq_event_prepare(sq_event *event) {
     return atomic_fetch_or_explicit(&event->word, 1, memory_order_seq_cst) | 1;
 }
 
-/* Sleep until notified, a signal, or timeout_ns; true when it was not the timeout. */
-bool sq_event_sleep(sq_event *event, uint32_t key, uint64_t timeout_ns);
+/* Sleep until notified, a signal, or timeout_ns. */
+void sq_event_sleep(sq_event *event, uint32_t key, uint64_t timeout_ns);
 
 void sq_event_wake(sq_event *event, uint32_t waiters);
 
-/* Wake up to `waiters` sleepers. The change they wait for must have been made by a seq_cst
- * read-modify-write, so that the load below cannot be done before it. */
+/* Whether anybody may be asleep. The change they wait for must have been made by a seq_cst
+ * read-modify-write, so that this load cannot be done before it. */
+static inline bool sq_event_awaited(const sq_event *event) {
+    return atomic_load_explicit(&event->word, memory_order_seq_cst) & 1;
+}
+
+/* Wake up to `waiters` sleepers, after a change as sq_event_awaited wants it. */
 static inline void sq_event_notify(sq_event *event, uint32_t waiters) {
-    if (atomic_load_explicit(&event->word, memory_order_seq_cst) & 1) {
+    if (sq_event_awaited(event)) {
         sq_event_wake(event, waiters);
     }
 }
