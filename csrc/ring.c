@@ -106,12 +106,13 @@ bool sq_slot_holds(const sq_queue *queue, uint64_t position) {
 
 /* ---- put ---- */
 
-/* Memory behind slots that were never used before: see sq_segment_back. */
+/* Memory behind slots that were never used before (see sq_segment_back), and behind the next one,
+ * which a consumer looks at when it has taken these. */
 static sq_status back_slots(sq_queue *queue, uint64_t position, uint32_t n) {
     uint64_t capacity = queue->segment.capacity;
     uint64_t slot_bytes = queue->segment.slot_bytes;
     uint64_t ahead = (256u << 10) / slot_bytes;
-    uint64_t wanted = position + n > capacity ? capacity : position + n;
+    uint64_t wanted = position + n + 1 < capacity ? position + n + 1 : capacity;
     uint64_t backed = atomic_load_explicit(&queue->header->slots_backed, memory_order_acquire);
     if (wanted * slot_bytes > backed) {
         wanted = wanted + ahead < capacity ? wanted + ahead : capacity;
@@ -170,9 +171,16 @@ sq_status sq_put(sq_queue *queue, const sq_item *items, uint32_t n, uint32_t *ac
     uint32_t room;
     *accepted = 0;
     n = n < SQ_BATCH_MAX ? n : SQ_BATCH_MAX;
+    n = n < queue->limit ? n : (uint32_t)queue->limit;
     for (;;) {
         if (tail & SQ_TAIL_CLOSED) {
             return SQ_CLOSED;
+        }
+        if (tail + n >= queue->backed) {
+            sq_status status = back_slots(queue, tail, n);
+            if (status != SQ_OK) {
+                return status;
+            }
         }
         room = room_at(queue, tail, n);
         if (room == 0) {
@@ -182,12 +190,6 @@ sq_status sq_put(sq_queue *queue, const sq_item *items, uint32_t n, uint32_t *ac
                 continue;
             }
             return tail - seen(&queue->head_seen) > queue->segment.capacity ? SQ_CORRUPT : SQ_FULL;
-        }
-        if (tail + room > queue->backed) {
-            sq_status status = back_slots(queue, tail, room);
-            if (status != SQ_OK) {
-                return status;
-            }
         }
         if (queue->single_producer) {
             write_committed(queue, tail, items, room);

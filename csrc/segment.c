@@ -140,7 +140,8 @@ sq_status sq_segment_create(sq_segment *segment, const sq_options *options) {
     }
     sq_status status = SQ_SYSTEM;
     if (ftruncate(segment->fd, (off_t)segment->bytes) == 0) {
-        status = sq_segment_back(segment, 0, segment->slots_offset);
+        /* the first slot too: a consumer of an empty queue looks at it */
+        status = sq_segment_back(segment, 0, segment->slots_offset + segment->slot_bytes);
     }
     if (status == SQ_OK) {
         void *base = mmap(NULL, segment->bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE,
