@@ -117,9 +117,10 @@ static void external_name(const sq_queue *queue, uint64_t number, char name[SQ_F
 void sq_chunk_release(sq_queue *queue, uint32_t chunk) {
     sq_chunk *entry = sq_chunk_at(queue, chunk);
     sq_class *size_class = sq_segment_class(&queue->segment, sq_chunk_class(chunk));
-    if (entry->external != 0) {
+    uint64_t external = SQ_ONCE(entry->external);
+    if (external != 0) {
         char name[SQ_FILE_NAME_MAX];
-        external_name(queue, entry->external, name);
+        external_name(queue, external, name);
         sq_segment_unlink(name);
         entry->external = 0;
     }
@@ -153,9 +154,9 @@ sq_status sq_external_acquire(sq_queue *queue, uint64_t bytes, uint32_t *chunk,
 }
 
 sq_status sq_external_map(sq_queue *queue, uint32_t chunk, uint64_t bytes, unsigned char **data) {
-    uint64_t number = sq_chunk_at(queue, chunk)->external;
+    uint64_t number = SQ_ONCE(sq_chunk_at(queue, chunk)->external);
     if (number == 0) {
-        return SQ_EMPTY;
+        return bytes <= queue->segment.chunk_bytes[sq_chunk_class(chunk)] ? SQ_EMPTY : SQ_CORRUPT;
     }
     char name[SQ_FILE_NAME_MAX];
     external_name(queue, number, name);

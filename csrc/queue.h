@@ -14,6 +14,7 @@ typedef struct sq_queue {
     bool single_consumer;
     bool producing; /* role taken */
     bool consuming;
+    bool corrupt;        /* found so by a take, which is final */
     uint64_t limit;      /* most messages at a time */
     uint64_t turn_shift; /* position >> turn_shift is its turn */
     uint64_t backed;     /* positions below this have memory behind their slots */
@@ -74,7 +75,8 @@ sq_status sq_put(sq_queue *queue, const sq_item *items, uint32_t n, uint32_t *ac
  * *count is not 0. */
 sq_status sq_take(sq_queue *queue, void *taken, uint32_t n, uint32_t *count);
 
-/* SQ_CORRUPT when the cursors are as no participant leaves them. */
+/* SQ_CORRUPT when the cursors, or the slots at them, are as no participant leaves them: waiting
+ * would be in vain. */
 sq_status sq_check_cursors(const sq_queue *queue);
 
 uint64_t sq_size(const sq_queue *queue);
@@ -106,7 +108,7 @@ void sq_chunk_release(sq_queue *queue, uint32_t chunk);
 /* The body lives in a segment of its own, which the chunk stands for. */
 sq_status sq_external_acquire(sq_queue *queue, uint64_t bytes, uint32_t *chunk,
                               unsigned char **data);
-/* SQ_EMPTY: the chunk holds the body itself. */
+/* SQ_EMPTY: the chunk holds the body itself, all `bytes` of it. */
 sq_status sq_external_map(sq_queue *queue, uint32_t chunk, uint64_t bytes, unsigned char **data);
 
 /* recovery.c: the dead */

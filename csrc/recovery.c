@@ -15,6 +15,20 @@ static sq_participant *entry_of(const sq_queue *queue, uint32_t index) {
     return sq_segment_participant(&queue->segment, index);
 }
 
+bool sq_is_intended(const sq_queue *queue, uint64_t position, bool taking) {
+    for (uint32_t index = 0; index < queue->segment.participants; index++) {
+        sq_participant *entry = entry_of(queue, index);
+        /* acquire: an intent withdrawn means its slots were settled before */
+        uint64_t intent = atomic_load_explicit(taking ? &entry->take_intent : &entry->put_intent,
+                                               memory_order_acquire);
+        if (sq_intent_covers(intent, position) &&
+            atomic_load_explicit(&entry->identity, memory_order_acquire) != 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
 static bool covered_by_the_living(const sq_queue *queue, uint32_t dead, uint64_t position,
                                   bool taking) {
     for (uint32_t index = 0; index < queue->segment.participants; index++) {

@@ -189,7 +189,7 @@ sq_status sq_put(sq_queue *queue, const sq_item *items, uint32_t n, uint32_t *ac
                 tail = now;
                 continue;
             }
-            return tail - seen(&queue->head_seen) > queue->segment.capacity ? SQ_CORRUPT : SQ_FULL;
+            return sq_check_cursors(queue) == SQ_OK ? SQ_FULL : SQ_CORRUPT;
         }
         if (queue->single_producer) {
             write_committed(queue, tail, items, room);
@@ -232,13 +232,17 @@ static sq_taken *taken_at(const sq_queue *queue, void *taken, uint32_t i) {
  * lease is the message, and the slot may go. */
 static sq_status lease(sq_queue *queue, uint32_t chunk, uint64_t position, sq_taken *taken) {
     sq_chunk *entry = sq_chunk_at(queue, chunk);
+    unsigned state = sq_chunk_state(atomic_load_explicit(&entry->word, memory_order_relaxed));
+    uint64_t room = queue->segment.chunk_bytes[sq_chunk_class(chunk)];
     taken->chunk = chunk;
-    taken->length = entry->length;
+    taken->length = SQ_ONCE(entry->length);
     taken->tag = entry->tag;
     taken->storage = SQ_IN_CHUNK;
-    if (entry->external == 0 && entry->length > queue->segment.chunk_bytes[sq_chunk_class(chunk)]) {
+    if ((state != SQ_CHUNK_OWNED && state != SQ_CHUNK_LEASED) ||
+        (SQ_ONCE(entry->external) == 0 && taken->length > room)) {
         return SQ_CORRUPT;
     }
+    entry->deliveries = taken->deliveries;
     atomic_store_explicit(&entry->position, position, memory_order_relaxed);
     atomic_store_explicit(&entry->word, sq_chunk_word(SQ_CHUNK_LEASED, queue->id),
                           memory_order_release);
@@ -248,9 +252,10 @@ static sq_status lease(sq_queue *queue, uint32_t chunk, uint64_t position, sq_ta
 /* Copy a claimed slot out; nothing in it is believed before it is checked. */
 static sq_status read_slot(sq_queue *queue, uint64_t position, sq_taken *taken) {
     const sq_slot *slot = sq_segment_slot(&queue->segment, position);
+    uint8_t storage = SQ_ONCE(slot->storage);
     taken->deliveries = slot->deliveries;
-    if (slot->storage == SQ_INLINE) {
-        uint32_t length = slot->length;
+    if (storage == SQ_INLINE) {
+        uint32_t length = SQ_ONCE(slot->length);
         if (length > sq_inline_max(queue)) {
             return SQ_CORRUPT;
         }
@@ -261,7 +266,7 @@ static sq_status read_slot(sq_queue *queue, uint64_t position, sq_taken *taken) 
         return SQ_OK;
     }
     uint32_t chunk = sq_slot_chunk(slot);
-    if (slot->storage != SQ_IN_CHUNK || !sq_chunk_exists(queue, chunk)) {
+    if (storage != SQ_IN_CHUNK || !sq_chunk_exists(queue, chunk)) {
         return SQ_CORRUPT;
     }
     return lease(queue, chunk, position, taken);
@@ -309,6 +314,11 @@ static void notify_released(sq_queue *queue, uint64_t position, uint32_t n) {
     }
 }
 
+/* With one producer the tail alone says what was put; with many, every slot says it for itself. */
+static bool overrun(const sq_queue *queue, uint64_t head) {
+    return queue->single_producer && seen(&queue->tail_seen) - head > queue->segment.capacity;
+}
+
 static sq_status take_as_only_consumer(sq_queue *queue, void *taken, uint32_t n, uint32_t *count) {
     sq_header *header = queue->header;
     uint64_t head = atomic_load_explicit(&header->head, memory_order_relaxed);
@@ -316,7 +326,7 @@ static sq_status take_as_only_consumer(sq_queue *queue, void *taken, uint32_t n,
     if (claimed == 0) {
         return SQ_EMPTY;
     }
-    if (queue->single_producer && seen(&queue->tail_seen) - head > queue->segment.capacity) {
+    if (overrun(queue, head)) {
         return SQ_CORRUPT;
     }
     sq_status status = read_claimed(queue, head, claimed, taken, count);
@@ -350,7 +360,8 @@ static sq_status take_as_one_of_many(sq_queue *queue, void *taken, uint32_t n, u
         }
         atomic_store_explicit(&queue->self->take_intent, 0, memory_order_relaxed);
     }
-    sq_status status = read_claimed(queue, head, claimed, taken, count);
+    sq_status status =
+        overrun(queue, head) ? SQ_CORRUPT : read_claimed(queue, head, claimed, taken, count);
     release_slots(queue, head, claimed);
     /* release: who sees the intent withdrawn sees the slots released */
     atomic_store_explicit(&queue->self->take_intent, 0, memory_order_release);
@@ -390,8 +401,8 @@ static returned find_returned(const sq_queue *queue) {
         for (uint32_t index = 0; index < used; index++) {
             uint32_t chunk = sq_chunk_name(size_class, index);
             sq_chunk *entry = sq_chunk_at(queue, chunk);
-            if (sq_chunk_state(atomic_load_explicit(&entry->word, memory_order_acquire)) !=
-                SQ_CHUNK_RETURNED) {
+            if (atomic_load_explicit(&entry->word, memory_order_acquire) !=
+                sq_chunk_word(SQ_CHUNK_RETURNED, 0)) {
                 continue;
             }
             uint64_t position = atomic_load_explicit(&entry->position, memory_order_relaxed);
@@ -426,6 +437,10 @@ static bool claim_returned(sq_queue *queue, const returned *message) {
     return false;
 }
 
+static uint16_t once_more(uint16_t deliveries) {
+    return deliveries < UINT16_MAX ? deliveries + 1 : deliveries;
+}
+
 static sq_status take_returned(sq_queue *queue, sq_taken *taken, uint32_t *count) {
     sq_header *header = queue->header;
     for (;;) {
@@ -441,13 +456,14 @@ static sq_status take_returned(sq_queue *queue, sq_taken *taken, uint32_t *count
         }
         sq_status status;
         if (message.in_slot) {
-            sq_segment_slot(&queue->segment, message.position)->deliveries++;
+            sq_slot *slot = sq_segment_slot(&queue->segment, message.position);
+            slot->deliveries = once_more(slot->deliveries);
             status = read_slot(queue, message.position, taken);
             release_slots(queue, message.position, 1);
             atomic_store_explicit(&queue->self->take_intent, 0, memory_order_release);
             notify_released(queue, message.position, 1);
         } else {
-            taken->deliveries = ++sq_chunk_at(queue, message.chunk)->deliveries;
+            taken->deliveries = once_more(sq_chunk_at(queue, message.chunk)->deliveries);
             status = lease(queue, message.chunk, message.position, taken);
         }
         if (status == SQ_OK) {
@@ -470,19 +486,47 @@ static bool drained(const sq_queue *queue) {
     return tail == (atomic_load_explicit(&header->head, memory_order_acquire) | SQ_TAIL_CLOSED);
 }
 
+/* Whether the slot at a cursor keeps everybody waiting, and it is nobody's to settle: below the
+ * tail but not committed (below the head but not released), and in no participant's intent. */
+static bool slot_is_stuck(const sq_queue *queue, uint64_t position, bool taking) {
+    _Atomic uint64_t *word = &sq_segment_slot(&queue->segment, position)->sequence;
+    uint64_t next_turn = UINT64_C(1) << queue->turn_shift;
+    uint64_t sequence = atomic_load_explicit(word, memory_order_acquire);
+    bool settled = taking
+                       ? sequence == sq_sequence(queue, position + next_turn, SQ_EMPTY_SLOT) ||
+                             sequence == sq_sequence(queue, position + next_turn, SQ_COMMITTED) ||
+                             sequence == sq_sequence(queue, position, SQ_REDELIVER)
+                       : sequence == sq_sequence(queue, position, SQ_COMMITTED) ||
+                             sequence == sq_sequence(queue, position, SQ_TOMBSTONE);
+    /* an intent is withdrawn after the slot was settled: then the word has changed */
+    return !settled && !sq_is_intended(queue, position, taking) &&
+           sequence == atomic_load_explicit(word, memory_order_acquire);
+}
+
+static bool cursor_is_stuck(const sq_queue *queue, uint64_t head, uint64_t tail) {
+    uint64_t capacity = queue->segment.capacity;
+    bool message_stuck = head < tail && slot_is_stuck(queue, head, false);
+    bool room_stuck = !queue->single_consumer && tail >= capacity && tail - capacity < head &&
+                      slot_is_stuck(queue, tail - capacity, true);
+    /* a cursor that has moved meanwhile is not stuck */
+    return (message_stuck &&
+            atomic_load_explicit(&queue->header->head, memory_order_acquire) == head) ||
+           (room_stuck && (atomic_load_explicit(&queue->header->tail, memory_order_acquire) &
+                           ~SQ_TAIL_CLOSED) == tail);
+}
+
 sq_status sq_check_cursors(const sq_queue *queue) {
+    uint64_t before = atomic_load_explicit(&queue->header->head, memory_order_acquire);
     uint64_t tail =
         atomic_load_explicit(&queue->header->tail, memory_order_acquire) & ~SQ_TAIL_CLOSED;
     uint64_t head = atomic_load_explicit(&queue->header->head, memory_order_acquire);
-    /* read in this order, the head may have overtaken the tail, but never fall behind */
-    int64_t waiting = (int64_t)(tail - head);
-    return waiting > (int64_t)queue->segment.capacity ? SQ_CORRUPT : SQ_OK;
+    /* the tail is not behind a head read before it, nor a lap ahead of one read after it */
+    bool sane = before <= tail && (int64_t)(tail - head) <= (int64_t)queue->segment.capacity;
+    return sane && !cursor_is_stuck(queue, head, tail) ? SQ_OK : SQ_CORRUPT;
 }
 
-sq_status sq_take(sq_queue *queue, void *taken, uint32_t n, uint32_t *count) {
+static sq_status take_next(sq_queue *queue, void *taken, uint32_t n, uint32_t *count) {
     sq_header *header = queue->header;
-    *count = 0;
-    n = n < SQ_BATCH_MAX ? n : SQ_BATCH_MAX;
     for (;;) {
         if (atomic_load_explicit(&header->state, memory_order_relaxed) == SQ_SHUTDOWN_IMMEDIATE) {
             return SQ_CLOSED;
@@ -504,6 +548,17 @@ sq_status sq_take(sq_queue *queue, void *taken, uint32_t n, uint32_t *count) {
         }
         /* nothing but tombstones: look on */
     }
+}
+
+sq_status sq_take(sq_queue *queue, void *taken, uint32_t n, uint32_t *count) {
+    *count = 0;
+    if (queue->corrupt) {
+        return SQ_CORRUPT;
+    }
+    sq_status status = take_next(queue, taken, n < SQ_BATCH_MAX ? n : SQ_BATCH_MAX, count);
+    queue->corrupt = status == SQ_CORRUPT;
+    /* what was good before the corrupt one is delivered; the error comes with the next call */
+    return *count > 0 ? SQ_OK : status;
 }
 
 /* ---- the queue as a whole ---- */

@@ -16,7 +16,8 @@ static inline uint64_t sq_intent(uint64_t position, uint32_t n) {
     return (position & SQ_INTENT_MASK) << 16 | n;
 }
 static inline uint32_t sq_intent_length(uint64_t intent) {
-    return (uint32_t)(intent & 0xffff);
+    uint32_t length = intent & 0xffff;
+    return length < SQ_BATCH_MAX ? length : SQ_BATCH_MAX;
 }
 static inline bool sq_intent_covers(uint64_t intent, uint64_t position) {
     return ((position - (intent >> 16)) & SQ_INTENT_MASK) < sq_intent_length(intent);
@@ -56,11 +57,15 @@ static inline sq_chunk *sq_chunk_at(const sq_queue *queue, uint32_t chunk) {
     return (sq_chunk *)(queue->segment.base + queue->segment.chunks_offset) + index;
 }
 
+/* Read a plain field of shared memory once, so that what is used is what was checked. */
+#define SQ_ONCE(field) (*(const volatile __typeof__(field) *)&(field))
+
 static inline uint32_t sq_slot_chunk(const sq_slot *slot) {
-    uint32_t chunk;
-    __builtin_memcpy(&chunk, slot->body, sizeof chunk);
-    return chunk;
+    return *(const volatile uint32_t *)slot->body;
 }
+
+/* Whether any participant's intent to put, or to take, covers the position. */
+bool sq_is_intended(const sq_queue *queue, uint64_t position, bool taking);
 
 /* Whether the slot of this position holds its message: the slot, not a chunk, then says what
  * becomes of it. */

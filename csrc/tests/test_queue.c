@@ -118,7 +118,8 @@ static void a_body_in_a_segment_of_its_own(void) {
     sq_external_unmap(again, bytes);
     sq_chunk_release(&queue, chunk);
     CHECK(sq_chunk_acquire(&queue, 1, &chunk) == SQ_OK);
-    CHECK(sq_external_map(&queue, chunk, bytes, &again) == SQ_EMPTY);
+    CHECK(sq_external_map(&queue, chunk, 1, &again) == SQ_EMPTY);
+    CHECK(sq_external_map(&queue, chunk, bytes, &again) == SQ_CORRUPT);
     sq_chunk_release(&queue, chunk);
     leave_and_unmap(&queue);
 }
