@@ -137,7 +137,7 @@ typedef struct sq_header {
     _Alignas(SQ_PAIR) _Atomic uint32_t state;
     _Atomic uint32_t producer;         /* single producer: participant in that role, or 0 */
     _Atomic uint32_t consumer;         /* single consumer: likewise */
-    _Atomic uint32_t recoverer;        /* participant that is recovering the dead, or 0 */
+    _Atomic uint32_t recoverer;        /* terms << 16 | participant that recovers the dead, or 0 */
     _Atomic uint64_t redelivery_epoch; /* grows when there is something to deliver again */
     _Atomic uint64_t redelivery_from;  /* slots to deliver again lie in [from, to) */
     _Atomic uint64_t redelivery_to;

@@ -187,7 +187,7 @@ static void give_up_role(_Atomic uint32_t *role, uint32_t participant) {
                                             memory_order_relaxed);
 }
 
-static bool settle_participant(sq_queue *queue, uint32_t index) {
+static bool settle_participant(sq_queue *queue, uint32_t index, uint64_t identity) {
     sq_participant *entry = entry_of(queue, index);
     bool settled = bury_reservations(queue, index);
     settled &= return_claims(queue, index);
@@ -201,29 +201,44 @@ static bool settle_participant(sq_queue *queue, uint32_t index) {
     atomic_store_explicit(&entry->put_intent, 0, memory_order_relaxed);
     atomic_store_explicit(&entry->take_intent, 0, memory_order_relaxed);
     atomic_fetch_add_explicit(&queue->header->deaths, 1, memory_order_relaxed);
-    /* release: the entry is free only when all of that is done */
-    atomic_store_explicit(&entry->identity, 0, memory_order_release);
+    /* release: the entry is free only when all of that is done. A CAS: a newcomer to a full table
+     * may have taken the last entry from its dead bearer. */
+    atomic_compare_exchange_strong_explicit(&entry->identity, &identity, 0, memory_order_release,
+                                            memory_order_relaxed);
     return true;
 }
 
+static bool is_alive(const sq_queue *queue, uint32_t participant) {
+    uint64_t identity =
+        atomic_load_explicit(&entry_of(queue, participant - 1)->identity, memory_order_acquire);
+    return identity != 0 && sq_process_alive(identity);
+}
+
+#define TERM (UINT32_C(1) << 16)
+static_assert(SQ_PARTICIPANTS_MAX < TERM, "a participant's number fits beside the count of terms");
+
 /* One recoverer at a time. This word is no lock that the dead can hold: it names its holder, and
- * who finds the holder dead takes it over. */
+ * who finds the holder dead takes it over. Terms are counted, so that one taken for dead is not
+ * mistaken for the next bearer of its entry. */
 static bool become_recoverer(sq_queue *queue) {
-    uint32_t holder = 0;
-    for (;;) {
-        if (atomic_compare_exchange_strong_explicit(&queue->header->recoverer, &holder, queue->id,
-                                                    memory_order_acq_rel, memory_order_acquire)) {
-            return true;
-        }
-        if (holder == queue->id || holder > queue->segment.participants) {
-            return holder == queue->id;
-        }
-        uint64_t identity =
-            atomic_load_explicit(&entry_of(queue, holder - 1)->identity, memory_order_acquire);
-        if (identity != 0 && sq_process_alive(identity)) {
-            return false;
-        }
+    _Atomic uint32_t *recoverer = &queue->header->recoverer;
+    uint32_t word = atomic_load_explicit(recoverer, memory_order_acquire);
+    uint32_t holder = word % TERM;
+    if (holder == queue->id) {
+        return true;
     }
+    if (holder != 0 && holder <= queue->segment.participants && is_alive(queue, holder)) {
+        return false;
+    }
+    /* acquire: what the former recoverer settled is settled */
+    return atomic_compare_exchange_strong_explicit(recoverer, &word,
+                                                   (word - holder + TERM) | queue->id,
+                                                   memory_order_acq_rel, memory_order_relaxed);
+}
+
+static void resign_as_recoverer(sq_queue *queue) {
+    /* release: what we settled is settled to the next one; no other writes it in our term */
+    atomic_fetch_sub_explicit(&queue->header->recoverer, queue->id, memory_order_release);
 }
 
 static uint32_t settle_the_dead(sq_queue *queue) {
@@ -232,7 +247,7 @@ static uint32_t settle_the_dead(sq_queue *queue) {
         uint64_t identity =
             atomic_load_explicit(&entry_of(queue, index)->identity, memory_order_acquire);
         if (identity != 0 && !sq_process_alive(identity)) {
-            found += settle_participant(queue, index);
+            found += settle_participant(queue, index, identity);
         }
     }
     return found;
@@ -249,7 +264,7 @@ uint32_t sq_recover(sq_queue *queue, uint64_t every_ns) {
     if (become_recoverer(queue)) {
         atomic_store_explicit(&header->last_recovery_ns, now, memory_order_relaxed);
         found = settle_the_dead(queue);
-        atomic_store_explicit(&header->recoverer, 0, memory_order_release);
+        resign_as_recoverer(queue);
     }
     atomic_flag_clear(&queue->recovering);
     if (found > 0) {
