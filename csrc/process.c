@@ -8,8 +8,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* Start time of a process in clock ticks since boot; 0: no such process, or a zombie;
- * UINT64_MAX: it cannot be told. */
+enum { STATE = 3, THREADS = 20, START_TIME = 22 }; /* fields of /proc/<pid>/stat, from 1 */
+
+/* Start time of a process in clock ticks since boot; 0: no such process, or all its threads have
+ * ended; UINT64_MAX: it cannot be told. */
 static uint64_t start_time(uint32_t pid) {
     char path[32];
     char text[512];
@@ -31,15 +33,17 @@ static uint64_t start_time(uint32_t pid) {
         return UINT64_MAX;
     }
     field += 2;
-    if (*field == 'Z' || *field == 'X') {
-        return 0;
-    }
-    for (int number = 3; number < 22; number++) {
+    bool ended = *field == 'Z' || *field == 'X';
+    for (int number = STATE; number < START_TIME; number++) {
         field = strchr(field, ' ');
         if (field == NULL) {
             return UINT64_MAX;
         }
         field++;
+        /* a first thread that has ended may leave others at work */
+        if (number + 1 == THREADS && ended && strtoul(field, NULL, 10) <= 1) {
+            return 0;
+        }
     }
     return strtoull(field, NULL, 10);
 }
