@@ -64,6 +64,11 @@ enum { SQ_OPEN = 0, SQ_SHUTDOWN = 1, SQ_SHUTDOWN_IMMEDIATE = 2 };
  * position below the tail was reserved before the shutdown and none after it. */
 #define SQ_TAIL_CLOSED (UINT64_C(1) << 63)
 
+/* The recoverer's word: the participant that recovers the dead, or 0, and above it how many terms
+ * there have been. */
+#define SQ_TERM (UINT32_C(1) << 16)
+static_assert(SQ_PARTICIPANTS_MAX < SQ_TERM, "a participant's number fits below the terms");
+
 typedef struct sq_event {
     _Atomic uint32_t word; /* bit 0: somebody may be asleep; the rest counts wake-ups */
 } sq_event;
@@ -137,7 +142,7 @@ typedef struct sq_header {
     _Alignas(SQ_PAIR) _Atomic uint32_t state;
     _Atomic uint32_t producer;         /* single producer: participant in that role, or 0 */
     _Atomic uint32_t consumer;         /* single consumer: likewise */
-    _Atomic uint32_t recoverer;        /* terms << 16 | participant that recovers the dead, or 0 */
+    _Atomic uint32_t recoverer;        /* see SQ_TERM */
     _Atomic uint64_t redelivery_epoch; /* grows when there is something to deliver again */
     _Atomic uint64_t redelivery_from;  /* slots to deliver again lie in [from, to) */
     _Atomic uint64_t redelivery_to;

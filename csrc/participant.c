@@ -12,7 +12,7 @@
 #include <unistd.h>
 
 #define SPIN_FIRST_NS 20000u
-#define ROLE_TRIES 1000u
+#define PATIENCE_MS 1000u /* with another one that is recovering the dead */
 
 static bool take_entry(sq_queue *queue, uint32_t index, uint64_t identity, uint64_t former) {
     sq_participant *entry = sq_segment_participant(&queue->segment, index);
@@ -40,6 +40,10 @@ static sq_status join(sq_queue *queue) {
     return SQ_TABLE_FULL;
 }
 
+static bool somebody_recovers(const sq_queue *queue) {
+    return atomic_load_explicit(&queue->header->recoverer, memory_order_acquire) % SQ_TERM != 0;
+}
+
 /* The caller holds the segment's lock. To recover the dead one must be a participant; when the
  * table is full of them, the last entry, which the lock guards, serves the newcomer meanwhile. */
 static sq_status join_or_recover(sq_queue *queue) {
@@ -53,10 +57,38 @@ static sq_status join_or_recover(sq_queue *queue) {
     if (!take_entry(queue, last, sq_process_identity(), former)) {
         return SQ_TABLE_FULL;
     }
-    sq_recover(queue, 0);
-    status = join(queue);
+    for (uint32_t tries = 0; tries < PATIENCE_MS; tries++) {
+        sq_recover(queue, 0);
+        status = join(queue);
+        if (status != SQ_TABLE_FULL || !somebody_recovers(queue)) {
+            break;
+        }
+        usleep(1000);
+    }
     atomic_store_explicit(&entry->identity, 0, memory_order_release);
     return status;
+}
+
+static bool anybody_alive(const sq_segment *segment) {
+    for (uint32_t i = 0; i < segment->participants; i++) {
+        uint64_t identity = atomic_load_explicit(&sq_segment_participant(segment, i)->identity,
+                                                 memory_order_acquire);
+        if (identity != 0 && sq_process_alive(identity)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Prepare a handle for this name. */
+static sq_status name_handle(sq_queue *queue, const char *file_name) {
+    size_t length = strnlen(file_name, SQ_QUEUE_NAME_MAX + 1);
+    memset(queue, 0, sizeof *queue);
+    if (length == 0 || length > SQ_QUEUE_NAME_MAX || strchr(file_name, '/') != NULL) {
+        return SQ_BAD_OPTION;
+    }
+    memcpy(queue->file_name, file_name, length);
+    return SQ_OK;
 }
 
 static void open_handle(sq_queue *queue) {
@@ -69,10 +101,18 @@ static void open_handle(sq_queue *queue) {
     atomic_flag_clear(&queue->recovering);
 }
 
+/* The caller holds the segment's lock, and nobody else is left. */
+static void remove_name(sq_queue *queue) {
+    if (sq_segment_named(&queue->segment)) {
+        sq_external_drop_all(queue);
+        sq_segment_unlink(queue->file_name);
+    }
+}
+
 /* The name belongs to a queue already. If nobody alive holds it, it is a leftover and goes. */
 static sq_status remove_leftover(const char *file_name) {
     sq_queue other;
-    memset(&other, 0, sizeof other);
+    name_handle(&other, file_name);
     sq_status status = sq_segment_attach(&other.segment, file_name);
     if (status != SQ_OK) {
         return status == SQ_GONE ? SQ_OK : status;
@@ -80,17 +120,10 @@ static sq_status remove_leftover(const char *file_name) {
     open_handle(&other);
     status = sq_segment_lock(&other.segment);
     if (status == SQ_OK) {
-        if (sq_segment_named(&other.segment)) {
-            for (uint32_t i = 0; i < other.segment.participants && status == SQ_OK; i++) {
-                uint64_t identity = atomic_load_explicit(
-                    &sq_segment_participant(&other.segment, i)->identity, memory_order_acquire);
-                if (identity != 0 && sq_process_alive(identity)) {
-                    status = SQ_EXISTS;
-                }
-            }
-            if (status == SQ_OK) {
-                sq_segment_unlink(file_name);
-            }
+        if (sq_segment_named(&other.segment) && anybody_alive(&other.segment)) {
+            status = SQ_EXISTS;
+        } else {
+            remove_name(&other);
         }
         sq_segment_unlock(&other.segment);
     }
@@ -99,9 +132,10 @@ static sq_status remove_leftover(const char *file_name) {
 }
 
 sq_status sq_queue_create(sq_queue *queue, const char *file_name, const sq_options *options) {
-    memset(queue, 0, sizeof *queue);
-    snprintf(queue->file_name, sizeof queue->file_name, "%s", file_name);
-    sq_status status = sq_segment_create(&queue->segment, options);
+    sq_status status = name_handle(queue, file_name);
+    if (status == SQ_OK) {
+        status = sq_segment_create(&queue->segment, options);
+    }
     if (status != SQ_OK) {
         return status;
     }
@@ -123,9 +157,10 @@ sq_status sq_queue_create(sq_queue *queue, const char *file_name, const sq_optio
 }
 
 sq_status sq_queue_attach(sq_queue *queue, const char *file_name) {
-    memset(queue, 0, sizeof *queue);
-    snprintf(queue->file_name, sizeof queue->file_name, "%s", file_name);
-    sq_status status = sq_segment_attach(&queue->segment, file_name);
+    sq_status status = name_handle(queue, file_name);
+    if (status == SQ_OK) {
+        status = sq_segment_attach(&queue->segment, file_name);
+    }
     if (status != SQ_OK) {
         return status;
     }
@@ -148,11 +183,14 @@ sq_status sq_queue_rejoin(sq_queue *queue) {
     /* a file description of our own: locks of the one we inherited are the parent's too */
     char path[32];
     snprintf(path, sizeof path, "/proc/self/fd/%d", queue->segment.fd);
+    queue->self = NULL; /* the parent's */
+    queue->id = 0;
     int fd = open(path, O_RDWR | O_CLOEXEC);
-    if (fd >= 0) {
-        close(queue->segment.fd);
-        queue->segment.fd = fd;
+    if (fd < 0) {
+        return SQ_SYSTEM;
     }
+    close(queue->segment.fd);
+    queue->segment.fd = fd;
     queue->producing = false;
     queue->consuming = false;
     atomic_store_explicit(&queue->redelivery_seen, 0, memory_order_relaxed);
@@ -163,16 +201,6 @@ sq_status sq_queue_rejoin(sq_queue *queue) {
         sq_segment_unlock(&queue->segment);
     }
     return status;
-}
-
-static bool anybody_left(const sq_queue *queue) {
-    for (uint32_t i = 0; i < queue->segment.participants; i++) {
-        if (atomic_load_explicit(&sq_segment_participant(&queue->segment, i)->identity,
-                                 memory_order_acquire) != 0) {
-            return true;
-        }
-    }
-    return false;
 }
 
 void sq_queue_leave(sq_queue *queue) {
@@ -189,9 +217,8 @@ void sq_queue_leave(sq_queue *queue) {
     atomic_store_explicit(&queue->self->identity, 0, memory_order_release);
     queue->self = NULL;
     if (locked) {
-        if (!anybody_left(queue) && sq_segment_named(&queue->segment)) {
-            sq_queue_drop_externals(queue);
-            sq_segment_unlink(queue->file_name);
+        if (!anybody_alive(&queue->segment)) {
+            remove_name(queue);
         }
         sq_segment_unlock(&queue->segment);
     }
@@ -205,7 +232,7 @@ static sq_status take_role(sq_queue *queue, _Atomic uint32_t *role, bool single)
     if (!single) {
         return SQ_OK;
     }
-    for (uint32_t tries = 0; tries < ROLE_TRIES; tries++) {
+    for (uint32_t tries = 0; tries < PATIENCE_MS; tries++) {
         uint32_t holder = 0;
         /* acquire: the former holder's last operations are complete to us */
         if (atomic_compare_exchange_strong_explicit(role, &holder, queue->id, memory_order_acquire,

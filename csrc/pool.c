@@ -111,12 +111,10 @@ void sq_chunk_describe(sq_queue *queue, uint32_t chunk, uint64_t length, uint8_t
 }
 
 static void external_name(const sq_queue *queue, uint64_t number, char name[SQ_FILE_NAME_MAX]) {
-    snprintf(name, SQ_FILE_NAME_MAX, "%.200s.%llx", queue->file_name, (unsigned long long)number);
+    snprintf(name, SQ_FILE_NAME_MAX, "%s.%llx", queue->file_name, (unsigned long long)number);
 }
 
-void sq_chunk_release(sq_queue *queue, uint32_t chunk) {
-    sq_chunk *entry = sq_chunk_at(queue, chunk);
-    sq_class *size_class = sq_segment_class(&queue->segment, sq_chunk_class(chunk));
+static void drop_external(const sq_queue *queue, sq_chunk *entry) {
     uint64_t external = SQ_ONCE(entry->external);
     if (external != 0) {
         char name[SQ_FILE_NAME_MAX];
@@ -124,6 +122,27 @@ void sq_chunk_release(sq_queue *queue, uint32_t chunk) {
         sq_segment_unlink(name);
         entry->external = 0;
     }
+}
+
+void sq_external_drop_all(sq_queue *queue) {
+    for (uint32_t size_class = 0; size_class < queue->segment.classes; size_class++) {
+        uint32_t used = atomic_load_explicit(
+            &sq_segment_class(&queue->segment, size_class)->high_water, memory_order_acquire);
+        used = used < queue->segment.count[size_class] ? used : queue->segment.count[size_class];
+        for (uint32_t index = 0; index < used; index++) {
+            drop_external(queue, sq_chunk_at(queue, sq_chunk_name(size_class, index)));
+        }
+    }
+}
+
+void sq_chunk_release(sq_queue *queue, uint32_t chunk) {
+    sq_chunk *entry = sq_chunk_at(queue, chunk);
+    sq_class *size_class = sq_segment_class(&queue->segment, sq_chunk_class(chunk));
+    /* relaxed: if it is ours, we wrote the word */
+    if (sq_chunk_holder(atomic_load_explicit(&entry->word, memory_order_relaxed)) != queue->id) {
+        return;
+    }
+    drop_external(queue, entry);
     /* seq_cst exchange: our use of the chunk is over before it is free, and it is free before
      * the load that asks whether anybody waits for one */
     atomic_exchange_explicit(&entry->word, 0, memory_order_seq_cst);

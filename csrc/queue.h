@@ -24,13 +24,15 @@ typedef struct sq_queue {
     _Atomic uint64_t redelivery_seen; /* epoch in which nothing was left to deliver again */
     _Atomic uint64_t spin_ns;         /* how long waiting by spinning has paid off lately */
     atomic_flag recovering;           /* a thread of this process is at it */
-    char file_name[SQ_FILE_NAME_MAX];
+    char file_name[SQ_QUEUE_NAME_MAX + 1];
 } sq_queue;
 
-/* participant.c: coming, going, roles */
+/* participant.c: coming, going, roles. A name is one of /dev/shm's, at most SQ_QUEUE_NAME_MAX
+ * bytes and without a slash; SQ_BAD_OPTION otherwise. */
 sq_status sq_queue_create(sq_queue *queue, const char *file_name, const sq_options *options);
 sq_status sq_queue_attach(sq_queue *queue, const char *file_name);
-/* After fork: the child's own entry in the same segment. */
+/* After fork: the child's own entry in the same segment. When it fails, nothing is left to do but
+ * sq_queue_unmap. */
 sq_status sq_queue_rejoin(sq_queue *queue);
 /* Give up the entry; the last one out removes the name. The mapping stays. */
 void sq_queue_leave(sq_queue *queue);
@@ -103,13 +105,16 @@ uint64_t sq_chunk_largest(const sq_queue *queue);
 sq_status sq_chunk_acquire(sq_queue *queue, uint64_t bytes, uint32_t *chunk);
 void sq_chunk_describe(sq_queue *queue, uint32_t chunk, uint64_t length, uint8_t tag);
 unsigned char *sq_chunk_data(const sq_queue *queue, uint32_t chunk);
-/* Give a chunk back to the pool: an owner that will not put it, or a consumer that is done. */
+/* Give a chunk back to the pool: an owner that will not put it, or a consumer that is done. What
+ * another participant holds, as the parent of a fork does, stays as it is. */
 void sq_chunk_release(sq_queue *queue, uint32_t chunk);
 /* The body lives in a segment of its own, which the chunk stands for. */
 sq_status sq_external_acquire(sq_queue *queue, uint64_t bytes, uint32_t *chunk,
                               unsigned char **data);
 /* SQ_EMPTY: the chunk holds the body itself, all `bytes` of it. */
 sq_status sq_external_map(sq_queue *queue, uint32_t chunk, uint64_t bytes, unsigned char **data);
+/* Remove all segments of messages, which nobody will take any more. */
+void sq_external_drop_all(sq_queue *queue);
 
 /* recovery.c: the dead */
 /* Settle what dead participants left; returns how many were found. Cheap when another
@@ -120,7 +125,5 @@ uint32_t sq_recover(sq_queue *queue, uint64_t every_ns);
 void sq_settle_chunks(sq_queue *queue, uint32_t participant);
 /* Let consumers know that there is something to deliver again. */
 void sq_announce_returned(sq_queue *queue);
-/* Remove the segments of messages that nobody will take any more. */
-void sq_queue_drop_externals(sq_queue *queue);
 
 #endif

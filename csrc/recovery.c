@@ -214,16 +214,13 @@ static bool is_alive(const sq_queue *queue, uint32_t participant) {
     return identity != 0 && sq_process_alive(identity);
 }
 
-#define TERM (UINT32_C(1) << 16)
-static_assert(SQ_PARTICIPANTS_MAX < TERM, "a participant's number fits beside the count of terms");
-
 /* One recoverer at a time. This word is no lock that the dead can hold: it names its holder, and
  * who finds the holder dead takes it over. Terms are counted, so that one taken for dead is not
  * mistaken for the next bearer of its entry. */
 static bool become_recoverer(sq_queue *queue) {
     _Atomic uint32_t *recoverer = &queue->header->recoverer;
     uint32_t word = atomic_load_explicit(recoverer, memory_order_acquire);
-    uint32_t holder = word % TERM;
+    uint32_t holder = word % SQ_TERM;
     if (holder == queue->id) {
         return true;
     }
@@ -232,7 +229,7 @@ static bool become_recoverer(sq_queue *queue) {
     }
     /* acquire: what the former recoverer settled is settled */
     return atomic_compare_exchange_strong_explicit(recoverer, &word,
-                                                   (word - holder + TERM) | queue->id,
+                                                   (word - holder + SQ_TERM) | queue->id,
                                                    memory_order_acq_rel, memory_order_relaxed);
 }
 
@@ -271,20 +268,4 @@ uint32_t sq_recover(sq_queue *queue, uint64_t every_ns) {
         sq_wake_all(queue);
     }
     return found;
-}
-
-void sq_queue_drop_externals(sq_queue *queue) {
-    for (uint32_t size_class = 0; size_class < queue->segment.classes; size_class++) {
-        uint32_t used = atomic_load_explicit(
-            &sq_segment_class(&queue->segment, size_class)->high_water, memory_order_acquire);
-        used = used < queue->segment.count[size_class] ? used : queue->segment.count[size_class];
-        for (uint32_t index = 0; index < used; index++) {
-            uint32_t chunk = sq_chunk_name(size_class, index);
-            sq_chunk *entry = sq_chunk_at(queue, chunk);
-            if (entry->external != 0 &&
-                atomic_load_explicit(&entry->word, memory_order_acquire) != 0) {
-                sq_chunk_release(queue, chunk);
-            }
-        }
-    }
 }

@@ -26,7 +26,8 @@ typedef enum sq_status {
     SQ_SYSTEM,       /* errno says */
 } sq_status;
 
-#define SQ_FILE_NAME_MAX 240
+#define SQ_QUEUE_NAME_MAX 200
+#define SQ_FILE_NAME_MAX 240 /* a queue's name and the number of a segment of its own */
 
 typedef struct sq_options {
     uint64_t maxsize;
