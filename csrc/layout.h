@@ -157,11 +157,9 @@ typedef struct sq_header {
     _Alignas(SQ_PAIR) sq_event not_full;
     sq_event chunk_free;
     _Alignas(SQ_PAIR) sq_event all_done;
-    _Atomic uint64_t done;     /* answers by task_done */
-    _Atomic uint64_t dropped;  /* positions that never carried a message: tombstones */
-    _Atomic uint64_t returned; /* messages made ready for redelivery */
-    _Atomic uint64_t retaken;  /* messages delivered again */
-    _Atomic uint64_t deaths;   /* participants found dead */
+    _Atomic uint64_t done;    /* answers by task_done */
+    _Atomic uint64_t dropped; /* positions that never carried a message: tombstones */
+    _Atomic uint64_t deaths;  /* participants found dead */
     _Alignas(SQ_PAIR) unsigned char end[];
 } sq_header;
 static_assert(offsetof(sq_header, state) == 2 * SQ_PAIR, "shared words after the constants");

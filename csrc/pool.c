@@ -126,9 +126,7 @@ static void drop_external(const sq_queue *queue, sq_chunk *entry) {
 
 void sq_external_drop_all(sq_queue *queue) {
     for (uint32_t size_class = 0; size_class < queue->segment.classes; size_class++) {
-        uint32_t used = atomic_load_explicit(
-            &sq_segment_class(&queue->segment, size_class)->high_water, memory_order_acquire);
-        used = used < queue->segment.count[size_class] ? used : queue->segment.count[size_class];
+        uint32_t used = sq_chunks_used(queue, size_class);
         for (uint32_t index = 0; index < used; index++) {
             drop_external(queue, sq_chunk_at(queue, sq_chunk_name(size_class, index)));
         }

@@ -81,7 +81,7 @@ sq_status sq_take(sq_queue *queue, void *taken, uint32_t n, uint32_t *count);
  * would be in vain. */
 sq_status sq_check_cursors(const sq_queue *queue);
 
-uint64_t sq_size(const sq_queue *queue);
+uint64_t sq_size(sq_queue *queue);
 void sq_shutdown(sq_queue *queue, bool immediate);
 bool sq_is_shutdown(const sq_queue *queue);
 /* SQ_BAD_OPTION: there is no unfinished item. */

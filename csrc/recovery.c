@@ -112,11 +112,8 @@ static bool return_claims(sq_queue *queue, uint32_t dead) {
         }
         uint64_t settled_word = committed ? sq_sequence(queue, position, SQ_REDELIVER)
                                           : sq_sequence(queue, position + next_turn, SQ_EMPTY_SLOT);
-        if (atomic_compare_exchange_strong_explicit(word, &sequence, settled_word,
-                                                    memory_order_acq_rel, memory_order_relaxed) &&
-            committed) {
-            atomic_fetch_add_explicit(&queue->header->returned, 1, memory_order_relaxed);
-        }
+        atomic_compare_exchange_strong_explicit(word, &sequence, settled_word, memory_order_acq_rel,
+                                                memory_order_relaxed);
     }
     return settled;
 }
@@ -138,13 +135,9 @@ static bool settle_chunk(sq_queue *queue, uint32_t chunk, uint64_t word) {
     }
     if (sq_chunk_state(word) == SQ_CHUNK_LEASED && !sq_slot_holds(queue, position)) {
         /* a CAS: a consumer may have leased it from its slot since its word was read */
-        bool returned = atomic_compare_exchange_strong_explicit(
+        return atomic_compare_exchange_strong_explicit(
             &entry->word, &word, sq_chunk_word(SQ_CHUNK_RETURNED, 0), memory_order_acq_rel,
             memory_order_relaxed);
-        if (returned) {
-            atomic_fetch_add_explicit(&queue->header->returned, 1, memory_order_relaxed);
-        }
-        return returned;
     }
     /* Adopt it before it is freed: a consumer may have leased it since its word was read. */
     if (atomic_compare_exchange_strong_explicit(&entry->word, &word,
@@ -158,9 +151,7 @@ static bool settle_chunk(sq_queue *queue, uint32_t chunk, uint64_t word) {
 void sq_settle_chunks(sq_queue *queue, uint32_t participant) {
     bool any = false;
     for (uint32_t size_class = 0; size_class < queue->segment.classes; size_class++) {
-        uint32_t used = atomic_load_explicit(
-            &sq_segment_class(&queue->segment, size_class)->high_water, memory_order_acquire);
-        used = used < queue->segment.count[size_class] ? used : queue->segment.count[size_class];
+        uint32_t used = sq_chunks_used(queue, size_class);
         for (uint32_t index = 0; index < used; index++) {
             uint32_t chunk = sq_chunk_name(size_class, index);
             uint64_t word =

@@ -375,12 +375,11 @@ static sq_status take_as_one_of_many(sq_queue *queue, void *taken, uint32_t n, u
 typedef struct returned {
     uint64_t position;
     uint32_t chunk;
+    uint32_t count; /* of such messages, when all are looked at */
     bool in_slot;
-    bool found;
 } returned;
 
-static returned find_returned(const sq_queue *queue) {
-    returned oldest = {.position = UINT64_MAX};
+static void find_returned_slots(const sq_queue *queue, bool all, returned *oldest) {
     const sq_header *header = queue->header;
     uint64_t head = atomic_load_explicit(&header->head, memory_order_acquire);
     uint64_t from = atomic_load_explicit(&header->redelivery_from, memory_order_acquire);
@@ -389,15 +388,19 @@ static returned find_returned(const sq_queue *queue) {
         from = head - queue->segment.capacity;
     }
     to = to < head ? to : head;
-    for (uint64_t position = from; position < to && !oldest.found; position++) {
+    for (uint64_t position = from; position < to && (all || oldest->count == 0); position++) {
         if (slot_is(queue, position, SQ_REDELIVER)) {
-            oldest = (returned){.position = position, .in_slot = true, .found = true};
+            if (oldest->count++ == 0) {
+                oldest->position = position;
+                oldest->in_slot = true;
+            }
         }
     }
+}
+
+static void find_returned_chunks(const sq_queue *queue, returned *oldest) {
     for (uint32_t size_class = 0; size_class < queue->segment.classes; size_class++) {
-        uint32_t used = atomic_load_explicit(
-            &sq_segment_class(&queue->segment, size_class)->high_water, memory_order_acquire);
-        used = used < queue->segment.count[size_class] ? used : queue->segment.count[size_class];
+        uint32_t used = sq_chunks_used(queue, size_class);
         for (uint32_t index = 0; index < used; index++) {
             uint32_t chunk = sq_chunk_name(size_class, index);
             sq_chunk *entry = sq_chunk_at(queue, chunk);
@@ -406,12 +409,27 @@ static returned find_returned(const sq_queue *queue) {
                 continue;
             }
             uint64_t position = atomic_load_explicit(&entry->position, memory_order_relaxed);
-            if (position < oldest.position) {
-                oldest = (returned){.position = position, .chunk = chunk, .found = true};
+            if (oldest->count++ == 0 || position < oldest->position) {
+                oldest->position = position;
+                oldest->chunk = chunk;
+                oldest->in_slot = false;
             }
         }
     }
+}
+
+static returned find_returned(const sq_queue *queue, bool all) {
+    returned oldest = {0};
+    find_returned_slots(queue, all, &oldest);
+    find_returned_chunks(queue, &oldest);
     return oldest;
+}
+
+/* Whether a death was settled since we found nothing to deliver again. */
+static bool redelivery_news(const sq_queue *queue) {
+    /* acquire: the messages were made ready before the epoch grew */
+    return atomic_load_explicit(&queue->header->redelivery_epoch, memory_order_acquire) !=
+           seen(&queue->redelivery_seen);
 }
 
 /* Claim it; false when another consumer was faster. */
@@ -446,8 +464,8 @@ static sq_status take_returned(sq_queue *queue, sq_taken *taken, uint32_t *count
     for (;;) {
         /* acquire: the messages were made ready before the epoch grew */
         uint64_t epoch = atomic_load_explicit(&header->redelivery_epoch, memory_order_acquire);
-        returned message = find_returned(queue);
-        if (!message.found) {
+        returned message = find_returned(queue, false);
+        if (message.count == 0) {
             atomic_store_explicit(&queue->redelivery_seen, epoch, memory_order_relaxed);
             return SQ_EMPTY;
         }
@@ -466,10 +484,7 @@ static sq_status take_returned(sq_queue *queue, sq_taken *taken, uint32_t *count
             taken->deliveries = once_more(sq_chunk_at(queue, message.chunk)->deliveries);
             status = lease(queue, message.chunk, message.position, taken);
         }
-        if (status == SQ_OK) {
-            atomic_fetch_add_explicit(&header->retaken, 1, memory_order_relaxed);
-            *count = 1;
-        }
+        *count = status == SQ_OK;
         return status;
     }
 }
@@ -531,8 +546,7 @@ static sq_status take_next(sq_queue *queue, void *taken, uint32_t n, uint32_t *c
         if (atomic_load_explicit(&header->state, memory_order_relaxed) == SQ_SHUTDOWN_IMMEDIATE) {
             return SQ_CLOSED;
         }
-        if (atomic_load_explicit(&header->redelivery_epoch, memory_order_relaxed) !=
-            seen(&queue->redelivery_seen)) {
+        if (redelivery_news(queue)) {
             sq_status status = take_returned(queue, taken, count);
             if (status != SQ_EMPTY) {
                 return status;
@@ -541,7 +555,15 @@ static sq_status take_next(sq_queue *queue, void *taken, uint32_t n, uint32_t *c
         sq_status status = queue->single_consumer ? take_as_only_consumer(queue, taken, n, count)
                                                   : take_as_one_of_many(queue, taken, n, count);
         if (status == SQ_EMPTY) {
-            return drained(queue) ? SQ_CLOSED : SQ_EMPTY;
+            if (!drained(queue)) {
+                return SQ_EMPTY;
+            }
+            /* the end, unless somebody died over the last messages */
+            sq_recover(queue, 0);
+            if (!redelivery_news(queue)) {
+                return SQ_CLOSED;
+            }
+            continue;
         }
         if (status != SQ_OK || *count > 0) {
             return status;
@@ -563,16 +585,14 @@ sq_status sq_take(sq_queue *queue, void *taken, uint32_t n, uint32_t *count) {
 
 /* ---- the queue as a whole ---- */
 
-uint64_t sq_size(const sq_queue *queue) {
+uint64_t sq_size(sq_queue *queue) {
     const sq_header *header = queue->header;
     if (atomic_load_explicit(&header->state, memory_order_relaxed) == SQ_SHUTDOWN_IMMEDIATE) {
         return 0;
     }
     uint64_t head = atomic_load_explicit(&header->head, memory_order_acquire);
     uint64_t tail = atomic_load_explicit(&header->tail, memory_order_acquire) & ~SQ_TAIL_CLOSED;
-    uint64_t returned = atomic_load_explicit(&header->returned, memory_order_relaxed) -
-                        atomic_load_explicit(&header->retaken, memory_order_relaxed);
-    uint64_t size = tail - head + ((int64_t)returned > 0 ? returned : 0);
+    uint64_t size = tail - head + count_returned(queue);
     return size < queue->limit ? size : queue->limit;
 }
 
@@ -642,8 +662,7 @@ static bool message_ready(sq_queue *queue) {
     uint64_t head = atomic_load_explicit(&header->head, memory_order_seq_cst);
     return committed_at(queue, head, 1) != 0 || drained(queue) ||
            atomic_load_explicit(&header->state, memory_order_relaxed) == SQ_SHUTDOWN_IMMEDIATE ||
-           atomic_load_explicit(&header->redelivery_epoch, memory_order_acquire) !=
-               seen(&queue->redelivery_seen);
+           redelivery_news(queue);
 }
 
 static bool room_ready(sq_queue *queue) {

@@ -228,8 +228,11 @@ def test_ctrl_c_returns_at_once_and_leaves_nothing(tmp_path: Any) -> None:
     script = tmp_path / "endless.py"
     script.write_text(
         textwrap.dedent("""
-            import itertools, time
+            import itertools, signal, time
             from sageruntime import Pipeline
+
+            # a shell may have started us with SIGINT ignored, which children inherit
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
             def slowly(n):
                 time.sleep(0.01)

@@ -28,8 +28,11 @@ WAITS = {
 
 @pytest.mark.parametrize("waiting", WAITS)
 def test_ctrl_c(waiting: str) -> None:
+    # a shell may have started us with SIGINT ignored, which children inherit
     script = textwrap.dedent(f"""
+        import signal
         from sagequeue import SageQueue
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         with SageQueue(2) as queue:
             print(queue.name, flush=True)
             {WAITS[waiting]}
