@@ -135,9 +135,9 @@ static bool settle_chunk(sq_queue *queue, uint32_t chunk, uint64_t word) {
     }
     if (sq_chunk_state(word) == SQ_CHUNK_LEASED && !sq_slot_holds(queue, position)) {
         /* a CAS: a consumer may have leased it from its slot since its word was read */
-        return atomic_compare_exchange_strong_explicit(
-            &entry->word, &word, sq_chunk_word(SQ_CHUNK_RETURNED, 0), memory_order_acq_rel,
-            memory_order_relaxed);
+        return atomic_compare_exchange_strong_explicit(&entry->word, &word,
+                                                       sq_chunk_word(SQ_CHUNK_RETURNED, 0),
+                                                       memory_order_acq_rel, memory_order_relaxed);
     }
     /* Adopt it before it is freed: a consumer may have leased it since its word was read. */
     if (atomic_compare_exchange_strong_explicit(&entry->word, &word,

@@ -418,18 +418,23 @@ static void find_returned_chunks(const sq_queue *queue, returned *oldest) {
     }
 }
 
-static returned find_returned(const sq_queue *queue, bool all) {
-    returned oldest = {0};
-    find_returned_slots(queue, all, &oldest);
-    find_returned_chunks(queue, &oldest);
-    return oldest;
-}
-
 /* Whether a death was settled since we found nothing to deliver again. */
 static bool redelivery_news(const sq_queue *queue) {
     /* acquire: the messages were made ready before the epoch grew */
     return atomic_load_explicit(&queue->header->redelivery_epoch, memory_order_acquire) !=
            seen(&queue->redelivery_seen);
+}
+
+static returned find_returned(sq_queue *queue, bool all) {
+    returned oldest = {0};
+    /* acquire: as above; read first, so that what comes while we look is news again */
+    uint64_t epoch = atomic_load_explicit(&queue->header->redelivery_epoch, memory_order_acquire);
+    find_returned_slots(queue, all, &oldest);
+    find_returned_chunks(queue, &oldest);
+    if (oldest.count == 0) {
+        atomic_store_explicit(&queue->redelivery_seen, epoch, memory_order_relaxed);
+    }
+    return oldest;
 }
 
 /* Claim it; false when another consumer was faster. */
@@ -460,13 +465,9 @@ static uint16_t once_more(uint16_t deliveries) {
 }
 
 static sq_status take_returned(sq_queue *queue, sq_taken *taken, uint32_t *count) {
-    sq_header *header = queue->header;
     for (;;) {
-        /* acquire: the messages were made ready before the epoch grew */
-        uint64_t epoch = atomic_load_explicit(&header->redelivery_epoch, memory_order_acquire);
         returned message = find_returned(queue, false);
         if (message.count == 0) {
-            atomic_store_explicit(&queue->redelivery_seen, epoch, memory_order_relaxed);
             return SQ_EMPTY;
         }
         if (!claim_returned(queue, &message)) {
@@ -592,7 +593,7 @@ uint64_t sq_size(sq_queue *queue) {
     }
     uint64_t head = atomic_load_explicit(&header->head, memory_order_acquire);
     uint64_t tail = atomic_load_explicit(&header->tail, memory_order_acquire) & ~SQ_TAIL_CLOSED;
-    uint64_t size = tail - head + count_returned(queue);
+    uint64_t size = tail - head + (redelivery_news(queue) ? find_returned(queue, true).count : 0);
     return size < queue->limit ? size : queue->limit;
 }
 

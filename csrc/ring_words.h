@@ -50,8 +50,8 @@ static inline uint32_t sq_chunk_index(uint32_t chunk) {
 /* How many chunks of a size class have ever been used: the others are free. */
 static inline uint32_t sq_chunks_used(const sq_queue *queue, uint32_t size_class) {
     /* acquire: what was owned before we looked is below the mark */
-    uint32_t used = atomic_load_explicit(
-        &sq_segment_class(&queue->segment, size_class)->high_water, memory_order_acquire);
+    uint32_t used = atomic_load_explicit(&sq_segment_class(&queue->segment, size_class)->high_water,
+                                         memory_order_acquire);
     return used < queue->segment.count[size_class] ? used : queue->segment.count[size_class];
 }
 static inline bool sq_chunk_exists(const sq_queue *queue, uint32_t chunk) {
