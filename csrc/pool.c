@@ -141,6 +141,7 @@ void sq_chunk_release(sq_queue *queue, uint32_t chunk) {
         return;
     }
     drop_external(queue, entry);
+    atomic_store_explicit(&entry->place, 0, memory_order_relaxed);
     /* seq_cst exchange: our use of the chunk is over before it is free, and it is free before
      * the load that asks whether anybody waits for one */
     atomic_exchange_explicit(&entry->word, 0, memory_order_seq_cst);

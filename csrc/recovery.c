@@ -118,34 +118,23 @@ static bool return_claims(sq_queue *queue, uint32_t dead) {
     return settled;
 }
 
-/* True when the chunk is now to be delivered again. */
+/* True when the chunk is now to be delivered again. Each case is one CAS from the word that was
+ * read before: a consumer that has leased the chunk from its slot since then wins. */
 static bool settle_chunk(sq_queue *queue, uint32_t chunk, uint64_t word) {
     sq_chunk *entry = sq_chunk_at(queue, chunk);
-    uint64_t position = atomic_load_explicit(&entry->position, memory_order_relaxed);
-    const sq_slot *slot = sq_segment_slot(&queue->segment, position);
-    bool named = sq_slot_holds(queue, position) && slot->storage == SQ_IN_CHUNK &&
-                 sq_slot_chunk(slot) == chunk;
-    if (named) {
-        /* the slot is the message: nobody's, until a consumer leases it. If one does so now, its
-         * store wins over this CAS in either order. */
-        atomic_compare_exchange_strong_explicit(&entry->word, &word,
-                                                sq_chunk_word(SQ_CHUNK_OWNED, 0),
-                                                memory_order_acq_rel, memory_order_relaxed);
-        return false;
-    }
-    if (sq_chunk_state(word) == SQ_CHUNK_LEASED && !sq_slot_holds(queue, position)) {
-        /* a CAS: a consumer may have leased it from its slot since its word was read */
-        return atomic_compare_exchange_strong_explicit(&entry->word, &word,
-                                                       sq_chunk_word(SQ_CHUNK_RETURNED, 0),
-                                                       memory_order_acq_rel, memory_order_relaxed);
-    }
-    /* Adopt it before it is freed: a consumer may have leased it since its word was read. */
-    if (atomic_compare_exchange_strong_explicit(&entry->word, &word,
-                                                sq_chunk_word(SQ_CHUNK_OWNED, queue->id),
-                                                memory_order_acq_rel, memory_order_relaxed)) {
+    uint64_t place = atomic_load_explicit(&entry->place, memory_order_relaxed);
+    bool in_slot = place != 0 && sq_slot_holds(queue, place - 1);
+    bool leased = sq_chunk_state(word) == SQ_CHUNK_LEASED;
+    uint64_t settled = in_slot  ? sq_chunk_word(SQ_CHUNK_OWNED, 0) /* the slot is the message */
+                       : leased ? sq_chunk_word(SQ_CHUNK_RETURNED, 0)
+                                : sq_chunk_word(SQ_CHUNK_OWNED, queue->id); /* to be freed */
+    /* acq_rel: what its holder did is done, to us and to the next one */
+    bool ours = atomic_compare_exchange_strong_explicit(&entry->word, &word, settled,
+                                                        memory_order_acq_rel, memory_order_relaxed);
+    if (ours && !in_slot && !leased) {
         sq_chunk_release(queue, chunk);
     }
-    return false;
+    return ours && !in_slot && leased;
 }
 
 void sq_settle_chunks(sq_queue *queue, uint32_t participant) {

@@ -142,7 +142,7 @@ static void write_slot(sq_queue *queue, uint64_t position, const sq_item *item) 
         memcpy(slot->body, item->body, item->length);
     } else {
         memcpy(slot->body, &item->chunk, sizeof item->chunk);
-        atomic_store_explicit(&sq_chunk_at(queue, item->chunk)->position, position,
+        atomic_store_explicit(&sq_chunk_at(queue, item->chunk)->place, position + 1,
                               memory_order_relaxed);
     }
 }
@@ -243,7 +243,7 @@ static sq_status lease(sq_queue *queue, uint32_t chunk, uint64_t position, sq_ta
         return SQ_CORRUPT;
     }
     entry->deliveries = taken->deliveries;
-    atomic_store_explicit(&entry->position, position, memory_order_relaxed);
+    atomic_store_explicit(&entry->place, position + 1, memory_order_relaxed);
     atomic_store_explicit(&entry->word, sq_chunk_word(SQ_CHUNK_LEASED, queue->id),
                           memory_order_release);
     return SQ_OK;
@@ -408,7 +408,7 @@ static void find_returned_chunks(const sq_queue *queue, returned *oldest) {
                 sq_chunk_word(SQ_CHUNK_RETURNED, 0)) {
                 continue;
             }
-            uint64_t position = atomic_load_explicit(&entry->position, memory_order_relaxed);
+            uint64_t position = atomic_load_explicit(&entry->place, memory_order_relaxed) - 1;
             if (oldest->count++ == 0 || position < oldest->position) {
                 oldest->position = position;
                 oldest->chunk = chunk;
