@@ -27,7 +27,8 @@ def nothing_stays_in_shared_memory() -> Iterator[None]:
     """The suite fails if a segment that it made is left when it ends."""
     before = segments()
     yield
-    assert segments() <= before
+    left = segments() - before
+    assert not left
 
 
 @pytest.fixture(scope="session")

@@ -81,26 +81,21 @@ def test_a_queue_travels_through_a_queue() -> None:
         assert reply.get(timeout=SECONDS) == "here"
 
 
-def test_into_a_ray_actor_on_this_node() -> None:
+def test_into_a_ray_actor_on_this_node(ray_cluster: None) -> None:
     import ray
 
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
-    try:
+    @ray.remote
+    class Worker:
+        def work(self, requests: SageQueue[Any], replies: SageQueueRef[Any]) -> int:
+            with replies.get_queue() as out:
+                return out.put_many(item * 2 for item in requests)
 
-        @ray.remote
-        class Worker:
-            def work(self, requests: SageQueue[Any], replies: SageQueueRef[Any]) -> int:
-                with replies.get_queue() as out:
-                    return out.put_many(item * 2 for item in requests)
-
-        with SageQueue[Any]() as requests, SageQueue[Any]() as replies:
-            done = Worker.remote().work.remote(requests, replies.get_reference())
-            requests.put_many(range(100))
-            requests.shutdown()
-            assert ray.get(done, timeout=SECONDS) == 100
-            assert replies.get_many() == [2 * n for n in range(100)]
-    finally:
-        ray.shutdown()
+    with SageQueue[Any]() as requests, SageQueue[Any]() as replies:
+        done = Worker.remote().work.remote(requests, replies.get_reference())
+        requests.put_many(range(100))
+        requests.shutdown()
+        assert ray.get(done, timeout=SECONDS) == 100
+        assert replies.get_many() == [2 * n for n in range(100)]
 
 
 def test_the_child_of_a_fork_is_a_participant_of_its_own() -> None:
