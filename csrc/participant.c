@@ -65,6 +65,10 @@ static sq_status join_or_recover(sq_queue *queue) {
         }
         usleep(1000);
     }
+    if (status != SQ_OK) {
+        queue->self = NULL;
+        queue->id = 0;
+    }
     atomic_store_explicit(&entry->identity, 0, memory_order_release);
     return status;
 }
