@@ -328,7 +328,8 @@ cdef class ObjectQueue:
         cdef list dropped = []  # destroyed when the ring is whole again: that may run any code
         while self.count > 0:
             dropped.append(self.pop())
-            self.unfinished -= 1
+            if self.unfinished > 0:  # it may have been answered before anybody got it
+                self.unfinished -= 1
         return 0
 
     def close(self):

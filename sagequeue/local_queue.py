@@ -192,7 +192,8 @@ class LocalQueue(Generic[T]):
     def _drop_all(self) -> None:
         while self._queue._qsize():
             self._queue._get()
-            self._queue.unfinished_tasks -= 1
+            # an item may have been answered before anybody got it
+            self._queue.unfinished_tasks = max(0, self._queue.unfinished_tasks - 1)
 
     def _wake_all(self) -> None:
         for condition in (self._queue.not_empty, self._queue.not_full, self._queue.all_tasks_done):

@@ -123,7 +123,7 @@ class AgainstTheModel(RuleBasedStateMachine):
         self.queue.shutdown(immediate)
         self.is_shutdown = True
         if immediate:
-            self.unfinished -= len(self.model)
+            self.unfinished = max(0, self.unfinished - len(self.model))
             self.model.clear()
 
     @precondition(lambda self: self.kind == "sage" and not self.is_shutdown)
