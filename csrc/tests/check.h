@@ -1,4 +1,4 @@
-/* What every test of the core needs: a check, a name, and a queue. */
+/* What every test of the core needs: checks, a process of its own, names that are cleaned up. */
 #ifndef SQ_TESTS_CHECK_H
 #define SQ_TESTS_CHECK_H
 
@@ -6,25 +6,156 @@
 #include "ring_words.h"
 #include "wait.h"
 
+#include <dirent.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #define CHECK(condition)                                                                           \
     do {                                                                                           \
         if (!(condition)) {                                                                        \
-            fprintf(stderr, "%s:%d: failed: %s\n", __FILE__, __LINE__, #condition);                \
+            fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #condition);                        \
             abort();                                                                               \
         }                                                                                          \
     } while (0)
 
 #define MANY (SQ_LONG ? 20u : 1u)
+#define TEST_SECONDS (SQ_LONG ? 300u : 60u)
+#define HANG_NS UINT64_C(10000000000) /* waiting for longer than this is a failure */
 
-enum { SQ_SPSC = 3, SQ_MPSC = 2, SQ_SPMC = 1, SQ_MPMC = 0 };
+#if defined(__SANITIZE_THREAD__)
+#define SQ_THREAD_SANITIZER 1
+#elif defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define SQ_THREAD_SANITIZER 1
+#endif
+#endif
+
+/* ---- running ---- */
+
+typedef struct test {
+    const char *name;
+    void (*run)(void);
+} test;
+#define TEST(function) {.name = #function, .run = function}
+
+/* Names of one test begin with the number of its process group. */
+static inline const char *fresh_name(void) {
+    static char name[64];
+    static unsigned number;
+    snprintf(name, sizeof name, "sagequeue-ctest-%d-%d-%u", (int)getpgrp(), (int)getpid(),
+             number++);
+    return name;
+}
+
+static inline unsigned count_files(const char *prefix, bool remove) {
+    unsigned found = 0;
+    DIR *directory = opendir("/dev/shm");
+    CHECK(directory != NULL);
+    for (struct dirent *entry; (entry = readdir(directory)) != NULL;) {
+        if (strncmp(entry->d_name, prefix, strlen(prefix)) == 0) {
+            found++;
+            if (remove) {
+                sq_segment_unlink(entry->d_name);
+            }
+        }
+    }
+    closedir(directory);
+    return found;
+}
+
+static inline void die_with_parent(void) {
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+}
+
+static inline bool run_test(const test *one) {
+    fflush(NULL);
+    pid_t child = fork();
+    CHECK(child >= 0);
+    if (child == 0) {
+        setpgid(0, 0);
+        die_with_parent();
+        alarm(TEST_SECONDS);
+        one->run();
+        exit(0);
+    }
+    int status;
+    char prefix[64];
+    CHECK(waitpid(child, &status, 0) == child);
+    kill(-child, SIGKILL); /* what it may have left running */
+    snprintf(prefix, sizeof prefix, "sagequeue-ctest-%d-", (int)child);
+    unsigned left_behind = count_files(prefix, true);
+    bool passed = WIFEXITED(status) && WEXITSTATUS(status) == 0 && left_behind == 0;
+    printf("%s %s", passed ? "ok" : "FAILED", one->name);
+    if (WIFSIGNALED(status)) {
+        printf(" (%s)", WTERMSIG(status) == SIGALRM ? "too slow" : strsignal(WTERMSIG(status)));
+    }
+    if (left_behind != 0) {
+        printf(" (%u files left in /dev/shm)", left_behind);
+    }
+    printf("\n");
+    return passed;
+}
+
+static inline int run_tests(const test *tests, size_t n) {
+    bool passed = true;
+    for (size_t i = 0; i < n; i++) {
+        passed &= run_test(&tests[i]);
+    }
+    return passed ? 0 : 1;
+}
+#define RUN_TESTS(tests) run_tests(tests, sizeof(tests) / sizeof(*(tests)))
+
+/* ---- other processes ---- */
+
+static inline pid_t start_process(void (*work)(void *), void *argument) {
+    fflush(NULL);
+    pid_t child = fork();
+    CHECK(child >= 0);
+    if (child == 0) {
+        die_with_parent();
+        work(argument);
+        _exit(0);
+    }
+    return child;
+}
+
+static inline void expect_exit(pid_t child) {
+    int status;
+    CHECK(waitpid(child, &status, 0) == child);
+    CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+}
+
+/* Run `work` in a process that is killed at the end of it. */
+static inline void run_and_kill(void (*work)(void *), void *argument) {
+    int status;
+    fflush(NULL);
+    pid_t child = fork();
+    CHECK(child >= 0);
+    if (child == 0) {
+        work(argument);
+        raise(SIGKILL);
+    }
+    CHECK(waitpid(child, &status, 0) == child);
+    CHECK(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+}
+
+/* Zeroed memory that all processes of the test share. */
+static inline void *shared_memory(size_t bytes) {
+    void *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    CHECK(memory != MAP_FAILED);
+    return memory;
+}
+
+/* ---- queues ---- */
+
+enum { MPMC = 0, SPMC = SQ_SINGLE_PRODUCER, MPSC = SQ_SINGLE_CONSUMER, SPSC = SPMC | MPSC };
 
 static inline const char *mode_name(uint32_t mode) {
     static const char *const names[] = {"mpmc", "spmc", "mpsc", "spsc"};
@@ -44,105 +175,65 @@ static inline sq_options options_of(uint32_t mode, uint64_t maxsize, uint32_t ca
     };
 }
 
-static inline const char *fresh_name(void) {
-    static char name[64];
-    static unsigned number;
-    snprintf(name, sizeof name, "sagequeue-ctest-%d-%u", (int)getpid(), number++);
-    return name;
+/* A queue of which this handle is producer and consumer. */
+static inline void create_with(sq_queue *queue, sq_options options) {
+    CHECK(sq_queue_create(queue, fresh_name(), &options) == SQ_OK);
 }
 
-/* One message: a sequence number, a length and a checksum over the body. */
-typedef struct message {
-    uint32_t producer;
-    uint32_t length;
-    uint64_t number;
-    uint64_t checksum;
-    unsigned char body[2000];
-} message;
-#define MESSAGE_HEAD offsetof(message, body)
-
-static inline uint64_t checksum_of(const message *m) {
-    uint64_t sum = m->producer * 31u + m->number;
-    for (uint32_t i = 0; i < m->length; i++) {
-        sum = sum * 1099511628211u + m->body[i];
-    }
-    return sum;
+static inline void enrol(sq_queue *queue) {
+    CHECK(sq_queue_enrol_producer(queue) == SQ_OK);
+    CHECK(sq_queue_enrol_consumer(queue) == SQ_OK);
 }
 
-static inline uint32_t write_message(message *m, uint32_t producer, uint64_t number,
-                                     uint32_t largest) {
-    uint64_t mixed = (number + producer) * UINT64_C(0x9e3779b97f4a7c15);
-    m->producer = producer;
-    m->number = number;
-    m->length = largest ? (uint32_t)((mixed >> 33) % largest) : 0;
-    memset(m->body, (int)(mixed >> 56), m->length);
-    m->checksum = checksum_of(m);
-    return (uint32_t)MESSAGE_HEAD + m->length;
+static inline void close_queue(sq_queue *queue) {
+    sq_queue_leave(queue);
+    sq_queue_unmap(queue);
 }
 
-/* Put messages numbered from `first` on, waiting for room; bodies that fit no slot go to chunks. */
-static inline void put_messages(sq_queue *queue, uint32_t producer, uint64_t first, uint32_t n,
-                                uint32_t largest) {
-    message *messages = calloc(n, sizeof *messages);
-    sq_item *items = calloc(n, sizeof *items);
-    for (uint32_t i = 0; i < n; i++) {
-        uint32_t length = write_message(&messages[i], producer, first + i, largest);
-        if (length <= sq_inline_max(queue)) {
-            items[i] =
-                (sq_item){.body = &messages[i], .length = length, .tag = 1, .storage = SQ_INLINE};
-            continue;
-        }
-        uint32_t chunk;
-        sq_status status;
-        while ((status = sq_chunk_acquire(queue, length, &chunk)) == SQ_NO_CHUNK) {
-            sq_await_chunk(queue, length, 50000000);
-        }
-        CHECK(status == SQ_OK);
-        memcpy(sq_chunk_data(queue, chunk), &messages[i], length);
-        sq_chunk_describe(queue, chunk, length, 1);
-        items[i] = (sq_item){.chunk = chunk, .tag = 1, .storage = SQ_IN_CHUNK};
-    }
-    for (uint32_t done = 0; done < n;) {
-        uint32_t accepted;
-        sq_status status = sq_put(queue, items + done, n - done, &accepted);
-        CHECK(status == SQ_OK || status == SQ_FULL);
-        done += accepted;
-        if (status == SQ_FULL) {
-            sq_await_room(queue, 50000000);
-        }
-    }
-    free(items);
-    free(messages);
+/* Another participant on the first one's mapping: ThreadSanitizer knows shared memory by its
+ * address alone. */
+static inline void attach_here(sq_queue *queue, const sq_queue *first) {
+    CHECK(sq_queue_attach(queue, first->file_name) == SQ_OK);
+    ptrdiff_t entry = (unsigned char *)queue->self - queue->segment.base;
+    munmap(queue->segment.base, queue->segment.bytes);
+    queue->segment.base = first->segment.base;
+    queue->header = first->header;
+    queue->self = (sq_participant *)(first->segment.base + entry);
 }
 
-/* Check a taken message, release its chunk, and copy its head out. */
-static inline message open_message(sq_queue *queue, const sq_taken *taken) {
-    static _Thread_local message m;
-    CHECK(taken->length >= MESSAGE_HEAD && taken->length <= sizeof m);
-    if (taken->storage == SQ_INLINE) {
-        memcpy(&m, taken->body, taken->length);
-    } else {
-        memcpy(&m, sq_chunk_data(queue, taken->chunk), taken->length);
-        sq_chunk_release(queue, taken->chunk);
+static inline void close_here(sq_queue *queue) {
+    sq_queue_leave(queue);
+    close(queue->segment.fd);
+}
+
+static inline sq_status put_value(sq_queue *queue, uint64_t value) {
+    uint32_t accepted;
+    sq_item item = {.body = &value, .length = sizeof value, .storage = SQ_INLINE};
+    return sq_put(queue, &item, 1, &accepted);
+}
+
+static inline sq_status take_value(sq_queue *queue, uint64_t *value) {
+    uint64_t space[SQ_TAKEN_WORDS];
+    sq_taken *taken = (sq_taken *)space;
+    uint32_t count;
+    *value = UINT64_MAX;
+    sq_status status = sq_take(queue, taken, 1, &count);
+    CHECK((status == SQ_OK) == (count == 1));
+    if (count == 1) {
+        CHECK(taken->storage == SQ_INLINE && taken->length == sizeof *value);
+        memcpy(value, taken->body, sizeof *value);
     }
-    CHECK(taken->tag == 1 && taken->length == MESSAGE_HEAD + m.length);
-    CHECK(m.checksum == checksum_of(&m));
-    return m;
+    return status;
 }
 
 static inline uint32_t chunks_in_use(const sq_queue *queue) {
     uint32_t used = 0;
     for (uint32_t c = 0; c < queue->segment.classes; c++) {
-        for (uint32_t i = 0; i < sq_segment_class(&queue->segment, c)->high_water; i++) {
+        for (uint32_t i = 0; i < sq_chunks_used(queue, c); i++) {
             used += atomic_load(&sq_chunk_at(queue, sq_chunk_name(c, i))->word) != 0;
         }
     }
     return used;
-}
-
-static inline void leave_and_unmap(sq_queue *queue) {
-    sq_queue_leave(queue);
-    sq_queue_unmap(queue);
 }
 
 #endif

@@ -1,23 +1,27 @@
-/* Traffic in every mode, between threads and between processes: nothing lost, doubled or torn,
- * each producer's order kept, the pool whole at the end. */
-#include "check.h"
+/* Traffic in every mode, between threads and between processes: every message arrives once and
+ * whole, each producer's in order, and the pool is whole at the end. */
+#include "messages.h"
 
-enum { PRODUCERS_MAX = 4, CONSUMERS_MAX = 4 };
+enum { PRODUCERS_MAX = 3, CONSUMERS_MAX = 3, MESSAGES_MAX = 6000 * MANY };
 
-/* ThreadSanitizer sees what threads of one process do; processes it only slows down. */
-#if defined(__SANITIZE_THREAD__)
-enum { WITH_PROCESSES = 0, MESSAGES = 20000 };
+/* ThreadSanitizer sees what the threads of one process do; of processes it sees nothing. */
+#if defined(SQ_THREAD_SANITIZER)
+enum { WITH_PROCESSES = 0, MESSAGES = 3000 * MANY };
 #else
-enum { WITH_PROCESSES = 1, MESSAGES = 30000 };
+enum { WITH_PROCESSES = 1, MESSAGES = 6000 * MANY };
 #endif
 
 typedef struct traffic {
-    char name[64];
-    uint32_t mode, producers, consumers, batch, largest;
+    sq_queue *queue; /* the creator's handle */
+    uint32_t mode, producers, consumers, put_batch, take_batch;
+    uint64_t maxsize;
+    bool processes;
+    bool closing; /* the queue is shut down while producers are at it */
+    const bodies *kind;
     uint64_t messages; /* of each producer */
-    /* what consumers saw, in memory shared by all of them */
-    _Atomic uint64_t count[PRODUCERS_MAX];
-    _Atomic uint64_t sum[PRODUCERS_MAX];
+    _Atomic uint64_t accepted[PRODUCERS_MAX];
+    _Atomic uint64_t taken;
+    _Atomic uint8_t seen[PRODUCERS_MAX][MESSAGES_MAX];
 } traffic;
 
 typedef struct worker {
@@ -25,164 +29,220 @@ typedef struct worker {
     uint32_t index;
 } worker;
 
-static void produce(traffic *t, uint32_t index) {
-    sq_queue queue;
-    CHECK(sq_queue_attach(&queue, t->name) == SQ_OK);
-    CHECK(sq_queue_enrol_producer(&queue) == SQ_OK);
-    for (uint64_t number = 0; number < t->messages; number += t->batch) {
-        uint64_t left = t->messages - number;
-        put_messages(&queue, index, number, left < t->batch ? (uint32_t)left : t->batch,
-                     t->largest);
+static void open_handle(sq_queue *queue, const traffic *t) {
+    if (t->processes) {
+        CHECK(sq_queue_attach(queue, t->queue->file_name) == SQ_OK);
+    } else {
+        attach_here(queue, t->queue);
     }
-    leave_and_unmap(&queue);
 }
 
-static void consume(traffic *t) {
+static void close_handle(sq_queue *queue, const traffic *t) {
+    (t->processes ? close_queue : close_here)(queue);
+}
+
+static void produce(void *argument) {
+    worker *w = argument;
+    traffic *t = w->shared;
+    sq_queue queue;
+    open_handle(&queue, t);
+    CHECK(sq_queue_enrol_producer(&queue) == SQ_OK);
+    uint64_t number = 0;
+    while (number < t->messages) {
+        uint64_t left = t->messages - number;
+        uint32_t n = left < t->put_batch ? (uint32_t)left : t->put_batch;
+        uint32_t accepted = put_messages(&queue, w->index, number, n, t->kind);
+        number += accepted;
+        if (accepted < n) {
+            CHECK(t->closing);
+            break;
+        }
+    }
+    atomic_store(&t->accepted[w->index], number);
+    close_handle(&queue, t);
+}
+
+static void consume(void *argument) {
+    traffic *t = ((worker *)argument)->shared;
     sq_queue queue;
     uint64_t next[PRODUCERS_MAX] = {0};
-    CHECK(sq_queue_attach(&queue, t->name) == SQ_OK);
+    message m;
+    open_handle(&queue, t);
     CHECK(sq_queue_enrol_consumer(&queue) == SQ_OK);
-    unsigned char *taken = malloc(sq_taken_stride(&queue) * t->batch);
+    size_t stride = sq_taken_stride(&queue);
+    unsigned char *taken = malloc(stride * t->take_batch);
     for (;;) {
         uint32_t count;
-        sq_status status = sq_take(&queue, taken, t->batch, &count);
+        uint64_t start = sq_now_ns();
+        sq_status status = sq_take(&queue, taken, t->take_batch, &count);
         if (status == SQ_CLOSED) {
             break;
         }
         CHECK(status == SQ_OK || status == SQ_EMPTY);
+        uint64_t tail = atomic_load(&queue.header->tail) & ~SQ_TAIL_CLOSED;
+        CHECK((int64_t)(tail - atomic_load(&queue.header->head)) <= (int64_t)queue.limit);
         for (uint32_t i = 0; i < count; i++) {
-            const sq_taken *one = (const sq_taken *)(taken + i * sq_taken_stride(&queue));
+            const sq_taken *one = (const sq_taken *)(taken + i * stride);
             CHECK(one->deliveries == 0);
-            message m = open_message(&queue, one);
-            CHECK(m.producer < t->producers && m.number >= next[m.producer]);
-            CHECK(t->consumers > 1 || m.number == next[m.producer]);
+            open_message(&queue, one, &m);
+            CHECK(m.producer < t->producers && m.number < t->messages);
+            CHECK(t->consumers > 1 ? m.number >= next[m.producer] : m.number == next[m.producer]);
             next[m.producer] = m.number + 1;
-            atomic_fetch_add(&t->count[m.producer], 1);
-            atomic_fetch_add(&t->sum[m.producer], m.number);
+            CHECK(atomic_fetch_add(&t->seen[m.producer][m.number], 1) == 0);
         }
+        atomic_fetch_add(&t->taken, count);
         if (count == 0) {
-            sq_await_message(&queue, 1000000000);
+            CHECK(sq_check_cursors(&queue) == SQ_OK);
+            sq_await_message(&queue, HANG_NS);
+            CHECK(sq_now_ns() - start < HANG_NS);
         }
     }
     free(taken);
-    leave_and_unmap(&queue);
+    close_handle(&queue, t);
 }
 
-static void *produce_thread(void *argument) {
-    worker *w = argument;
-    produce(w->shared, w->index);
+typedef struct hand {
+    void (*work)(void *);
+    worker worker;
+    pthread_t thread;
+    pid_t process;
+} hand;
+
+static void *run_hand(void *argument) {
+    hand *h = argument;
+    h->work(&h->worker);
     return NULL;
 }
 
-static void *consume_thread(void *argument) {
-    consume(argument);
-    return NULL;
-}
-
-static void run_threads(traffic *t, sq_queue *queue) {
-    pthread_t producers[PRODUCERS_MAX], consumers[CONSUMERS_MAX];
-    worker workers[PRODUCERS_MAX];
-    for (uint32_t i = 0; i < t->consumers; i++) {
-        CHECK(pthread_create(&consumers[i], NULL, consume_thread, t) == 0);
-    }
-    for (uint32_t i = 0; i < t->producers; i++) {
-        workers[i] = (worker){t, i};
-        CHECK(pthread_create(&producers[i], NULL, produce_thread, &workers[i]) == 0);
-    }
-    for (uint32_t i = 0; i < t->producers; i++) {
-        pthread_join(producers[i], NULL);
-    }
-    sq_shutdown(queue, false);
-    for (uint32_t i = 0; i < t->consumers; i++) {
-        pthread_join(consumers[i], NULL);
+static void start(hand *h, traffic *t, void (*work)(void *), uint32_t index) {
+    h->work = work;
+    h->worker = (worker){t, index};
+    if (t->processes) {
+        h->process = start_process(work, &h->worker);
+    } else {
+        CHECK(pthread_create(&h->thread, NULL, run_hand, h) == 0);
     }
 }
 
-static pid_t start(void (*work)(traffic *, uint32_t), traffic *t, uint32_t index) {
-    fflush(NULL);
-    pid_t child = fork();
-    CHECK(child >= 0);
-    if (child == 0) {
-        work(t, index);
-        _exit(0);
-    }
-    return child;
-}
-
-static void consume_process(traffic *t, uint32_t index) {
-    (void)index;
-    consume(t);
-}
-
-static void await_exit(pid_t child) {
-    int status;
-    CHECK(waitpid(child, &status, 0) == child);
-    CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
-}
-
-static void run_processes(traffic *t, sq_queue *queue) {
-    pid_t producers[PRODUCERS_MAX], consumers[CONSUMERS_MAX];
-    for (uint32_t i = 0; i < t->consumers; i++) {
-        consumers[i] = start(consume_process, t, 0);
-    }
-    for (uint32_t i = 0; i < t->producers; i++) {
-        producers[i] = start(produce, t, i);
-    }
-    for (uint32_t i = 0; i < t->producers; i++) {
-        await_exit(producers[i]);
-    }
-    sq_shutdown(queue, false);
-    for (uint32_t i = 0; i < t->consumers; i++) {
-        await_exit(consumers[i]);
+static void finish(hand *h, const traffic *t) {
+    if (t->processes) {
+        expect_exit(h->process);
+    } else {
+        pthread_join(h->thread, NULL);
     }
 }
 
-static void run(traffic *t, uint64_t maxsize, bool processes) {
+static void run(traffic *t) {
     sq_queue queue;
-    sq_options options = options_of(t->mode, maxsize, 256);
-    snprintf(t->name, sizeof t->name, "%s", fresh_name());
-    CHECK(sq_queue_create(&queue, t->name, &options) == SQ_OK);
-    for (uint32_t i = 0; i < PRODUCERS_MAX; i++) {
-        atomic_store(&t->count[i], 0);
-        atomic_store(&t->sum[i], 0);
+    hand producers[PRODUCERS_MAX], consumers[CONSUMERS_MAX];
+    sq_options options = options_of(t->mode, t->maxsize, t->maxsize > 0 ? 4 : 256);
+    options.recovery_ms = 60000; /* a lost wake-up shall not be mended by a look for the dead */
+    create_with(&queue, options);
+    t->queue = &queue;
+    for (uint32_t i = 0; i < t->consumers; i++) {
+        start(&consumers[i], t, consume, i);
     }
-    (processes ? run_processes : run_threads)(t, &queue);
     for (uint32_t i = 0; i < t->producers; i++) {
-        CHECK(atomic_load(&t->count[i]) == t->messages);
-        CHECK(atomic_load(&t->sum[i]) == t->messages * (t->messages - 1) / 2);
+        start(&producers[i], t, produce, i);
     }
-    CHECK(sq_size(&queue) == 0);
-    CHECK(chunks_in_use(&queue) == 0);
-    leave_and_unmap(&queue);
-    CHECK(sq_queue_attach(&queue, t->name) == SQ_GONE);
+    if (t->closing) {
+        while (atomic_load(&t->taken) < t->messages / 4) {
+            usleep(100);
+        }
+        sq_shutdown(&queue, false);
+    }
+    for (uint32_t i = 0; i < t->producers; i++) {
+        finish(&producers[i], t);
+    }
+    sq_shutdown(&queue, false);
+    for (uint32_t i = 0; i < t->consumers; i++) {
+        finish(&consumers[i], t);
+    }
+    for (uint32_t p = 0; p < t->producers; p++) {
+        uint64_t accepted = atomic_load(&t->accepted[p]);
+        CHECK(t->closing || accepted == t->messages);
+        for (uint64_t number = 0; number < t->messages; number++) {
+            CHECK(atomic_load(&t->seen[p][number]) == (number < accepted));
+        }
+    }
+    CHECK(sq_size(&queue) == 0 && chunks_in_use(&queue) == 0);
+    close_queue(&queue);
+}
+
+static void run_as(const traffic *wanted, uint32_t mode, uint64_t messages) {
+    for (int processes = 0; processes <= WITH_PROCESSES; processes++) {
+        traffic *t = shared_memory(sizeof *t);
+        *t = *wanted;
+        t->mode = mode;
+        t->processes = processes;
+        t->producers = mode & SQ_SINGLE_PRODUCER ? 1 : PRODUCERS_MAX;
+        t->consumers = mode & SQ_SINGLE_CONSUMER ? 1 : CONSUMERS_MAX;
+        t->messages = messages / t->producers;
+        run(t);
+        munmap(t, sizeof *t);
+    }
+}
+
+static void every_kind_of_traffic(uint32_t mode) {
+    const bodies *const kinds[] = {&INLINE_BODIES, &CHUNK_BODIES, &MIXED_BODIES};
+    static const uint32_t batches[][2] = {{1, 1}, {1, 32}, {32, 1}, {7, 32}};
+    for (unsigned kind = 0; kind < 3; kind++) {
+        for (unsigned batch = 0; batch < 4; batch++) {
+            static traffic t;
+            t.kind = kinds[kind];
+            t.put_batch = batches[batch][0];
+            t.take_batch = batches[batch][1];
+            run_as(&t, mode, MESSAGES);
+        }
+    }
+}
+
+static void traffic_mpmc(void) {
+    every_kind_of_traffic(MPMC);
+}
+static void traffic_spmc(void) {
+    every_kind_of_traffic(SPMC);
+}
+static void traffic_mpsc(void) {
+    every_kind_of_traffic(MPSC);
+}
+static void traffic_spsc(void) {
+    every_kind_of_traffic(SPSC);
+}
+
+static void traffic_through_a_tiny_queue(void) {
+    for (uint32_t mode = 0; mode < 4; mode++) {
+        for (uint64_t maxsize = 1; maxsize <= 3; maxsize++) {
+            static traffic t;
+            t.kind = &MIXED_BODIES;
+            t.put_batch = 5;
+            t.take_batch = 2;
+            t.maxsize = maxsize;
+            run_as(&t, mode, MESSAGES / 6);
+        }
+    }
+}
+
+static void a_shutdown_during_traffic_loses_nothing(void) {
+    for (uint32_t mode = 0; mode < 4; mode++) {
+        for (uint32_t batch = 1; batch <= 9; batch += 8) {
+            static traffic t;
+            t.kind = &MIXED_BODIES;
+            t.put_batch = t.take_batch = batch;
+            t.closing = true;
+            run_as(&t, mode, MESSAGES);
+        }
+    }
 }
 
 int main(void) {
-    sq_segment shared_memory;
-    sq_options options = options_of(SQ_MPMC, 0, 64);
-    CHECK(sq_segment_create(&shared_memory, &options) == SQ_OK);
-    /* the pool's bytes serve as memory that all processes share */
-    traffic *t = (traffic *)(shared_memory.base + shared_memory.data_offset[12]);
-    CHECK(sq_segment_back(&shared_memory, shared_memory.data_offset[12], sizeof *t) == SQ_OK);
-    static const uint32_t batches[] = {1, 7, 64};
-    static const uint32_t largest[] = {60, 1900};
-    for (uint32_t mode = 0; mode < 4; mode++) {
-        for (unsigned b = 0; b < 3; b++) {
-            for (unsigned l = 0; l < 2; l++) {
-                for (int processes = 0; processes <= WITH_PROCESSES; processes++) {
-                    memset(t, 0, sizeof *t);
-                    t->mode = mode;
-                    t->producers = mode & SQ_SINGLE_PRODUCER ? 1 : 3;
-                    t->consumers = mode & SQ_SINGLE_CONSUMER ? 1 : 3;
-                    t->batch = batches[b];
-                    t->largest = largest[l];
-                    t->messages = MESSAGES * MANY / t->producers;
-                    run(t, b == 1 ? 3 : 0, processes);
-                }
-            }
-        }
-        printf("%s\n", mode_name(mode));
-    }
-    sq_segment_unmap(&shared_memory);
-    return 0;
+    static const test tests[] = {
+        TEST(traffic_mpmc),
+        TEST(traffic_spmc),
+        TEST(traffic_mpsc),
+        TEST(traffic_spsc),
+        TEST(traffic_through_a_tiny_queue),
+        TEST(a_shutdown_during_traffic_loses_nothing),
+    };
+    return RUN_TESTS(tests);
 }

@@ -1,0 +1,504 @@
+/* Names, attaching, the participant table, roles, forks: who may come, and what stays when all
+ * have gone. */
+#include "messages.h"
+#include "process.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+
+static void nothing(void *argument) {
+    (void)argument;
+}
+
+/* ---- creating ---- */
+
+static void options_are_checked(void) {
+    sq_queue queue;
+    const sq_options good = options_of(MPMC, 0, 64);
+    sq_options bad[14];
+    for (int i = 0; i < 14; i++) {
+        bad[i] = good;
+    }
+    bad[0].capacity = 63;
+    bad[1].capacity = 1;
+    bad[2].capacity = 2 * SQ_CAPACITY_MAX;
+    bad[3].maxsize = 65;
+    bad[4].slot_bytes = 100;
+    bad[5].slot_bytes = 0;
+    bad[6].slot_bytes = 2 * SQ_SLOT_MAX;
+    bad[7].participants = 1;
+    bad[8].participants = SQ_PARTICIPANTS_MAX + 1;
+    bad[9].mode = 4;
+    bad[10].recovery_ms = 0;
+    bad[11].pool_bytes = SQ_POOL_MIN - 1;
+    bad[12].pool_bytes = SQ_POOL_MAX + 1;
+    memset(bad[13].codec, 'x', sizeof bad[13].codec);
+    for (int i = 0; i < 14; i++) {
+        CHECK(sq_queue_create(&queue, fresh_name(), &bad[i]) == SQ_BAD_OPTION);
+    }
+}
+
+static void names_are_checked(void) {
+    sq_queue queue;
+    sq_options options = options_of(MPMC, 0, 64);
+    char name[SQ_FILE_NAME_MAX + 100];
+    memset(name, 'x', sizeof name);
+    name[SQ_QUEUE_NAME_MAX + 1] = '\0';
+    CHECK(sq_queue_create(&queue, name, &options) == SQ_BAD_OPTION);
+    CHECK(sq_queue_attach(&queue, name) == SQ_BAD_OPTION);
+    CHECK(sq_queue_create(&queue, "", &options) == SQ_BAD_OPTION);
+    CHECK(sq_queue_create(&queue, "../shm/x", &options) == SQ_BAD_OPTION);
+    CHECK(sq_queue_attach(&queue, fresh_name()) == SQ_GONE);
+}
+
+static void the_largest_queue_is_laid_out(void) {
+    sq_queue queue, other;
+    sq_options options = options_of(MPMC, 0, SQ_CAPACITY_MAX);
+    options.pool_bytes = SQ_POOL_MAX;
+    options.slot_bytes = SQ_SLOT_MAX;
+    options.participants = SQ_PARTICIPANTS_MAX;
+    create_with(&queue, options);
+    CHECK(sq_queue_attach(&other, queue.file_name) == SQ_OK);
+    CHECK(sq_chunk_largest(&other) >= SQ_POOL_MAX / 2);
+    close_queue(&other);
+    close_queue(&queue);
+}
+
+static void a_name_belongs_to_one_queue(void) {
+    sq_queue queue, other;
+    sq_options options = options_of(MPMC, 0, 64);
+    create_with(&queue, options);
+    CHECK(sq_queue_create(&other, queue.file_name, &options) == SQ_EXISTS);
+    CHECK(put_value(&queue, 1) == SQ_OK);
+    close_queue(&queue);
+    CHECK(sq_queue_attach(&other, queue.file_name) == SQ_GONE);
+    CHECK(sq_queue_create(&other, queue.file_name, &options) == SQ_OK);
+    CHECK(sq_size(&other) == 0);
+    close_queue(&other);
+}
+
+/* ---- attaching to what is no queue ---- */
+
+static int open_file(const char *name, int flags) {
+    char path[300];
+    snprintf(path, sizeof path, "/dev/shm/%s", name);
+    int fd = open(path, flags, 0600);
+    CHECK(fd >= 0);
+    return fd;
+}
+
+/* Attaching to it, and creating in its place, both answer `wanted`. */
+static void expect_refused(const char *name, sq_status wanted) {
+    sq_queue queue;
+    sq_options options = options_of(MPMC, 0, 64);
+    CHECK(sq_queue_attach(&queue, name) == wanted);
+    CHECK(sq_queue_create(&queue, name, &options) == wanted);
+}
+
+static void what_is_no_queue_is_refused(void) {
+    char name[64];
+    snprintf(name, sizeof name, "%s", fresh_name());
+    int fd = open_file(name, O_CREAT | O_EXCL | O_RDWR);
+    expect_refused(name, SQ_INCOMPATIBLE); /* empty */
+    CHECK(ftruncate(fd, sizeof(sq_header) - 1) == 0);
+    expect_refused(name, SQ_INCOMPATIBLE);
+    CHECK(ftruncate(fd, 1 << 20) == 0);
+    expect_refused(name, SQ_INCOMPATIBLE); /* zeros */
+    for (off_t at = 0; at < 1 << 14; at += 8) {
+        uint64_t noise = ((uint64_t)at + 1) * UINT64_C(0x9e3779b97f4a7c15);
+        CHECK(pwrite(fd, &noise, sizeof noise, at) == sizeof noise);
+    }
+    expect_refused(name, SQ_INCOMPATIBLE);
+    CHECK(fchmod(fd, 0644) == 0);
+    expect_refused(name, SQ_FOREIGN);
+    CHECK(fchmod(fd, 0600) == 0 && close(fd) == 0);
+
+    char path[300], link_name[70], link_path[300];
+    snprintf(link_name, sizeof link_name, "%s", fresh_name());
+    snprintf(path, sizeof path, "/dev/shm/%s", name);
+    snprintf(link_path, sizeof link_path, "/dev/shm/%s", link_name);
+    CHECK(symlink(path, link_path) == 0);
+    expect_refused(link_name, SQ_FOREIGN);
+    CHECK(unlink(link_path) == 0 && unlink(path) == 0);
+}
+
+/* Change each word of a good header in turn. */
+static void every_word_of_the_header_is_checked(void) {
+    sq_queue queue, other;
+    sq_header header;
+    create_with(&queue, options_of(MPMC, 0, 64));
+    int fd = open_file(queue.file_name, O_RDWR);
+    CHECK(pread(fd, &header, sizeof header, 0) == sizeof header);
+    static const uint64_t noises[] = {0, 1, UINT32_MAX, UINT64_MAX, UINT64_C(1) << 63, 4097};
+    static const size_t unchecked[] = {offsetof(sq_header, chunks),
+                                       offsetof(sq_header, recovery_ms), offsetof(sq_header, mode),
+                                       offsetof(sq_header, maxsize)};
+    for (size_t at = 0; at < offsetof(sq_header, codec); at += 4) {
+        for (unsigned n = 0; n < sizeof noises / sizeof *noises; n++) {
+            if (memcmp((char *)&header + at, &noises[n], 4) == 0) {
+                continue;
+            }
+            CHECK(pwrite(fd, &noises[n], 4, (off_t)at) == 4);
+            sq_status status = sq_queue_attach(&other, queue.file_name);
+            if (status == SQ_OK) {
+                bool free_to_change = false;
+                for (unsigned u = 0; u < sizeof unchecked / sizeof *unchecked; u++) {
+                    free_to_change |= at - unchecked[u] < 8;
+                }
+                CHECK(free_to_change);
+                close_queue(&other);
+            } else {
+                CHECK(status == SQ_INCOMPATIBLE || status == SQ_CORRUPT);
+            }
+            CHECK(pwrite(fd, (char *)&header + at, 4, (off_t)at) == 4);
+        }
+    }
+    uint32_t version = SQ_LAYOUT_VERSION + 1;
+    CHECK(pwrite(fd, &version, 4, offsetof(sq_header, version)) == 4);
+    expect_refused(queue.file_name, SQ_INCOMPATIBLE);
+    version = SQ_LAYOUT_VERSION;
+    CHECK(pwrite(fd, &version, 4, offsetof(sq_header, version)) == 4);
+    CHECK(ftruncate(fd, (off_t)queue.segment.bytes - 4096) == 0);
+    expect_refused(queue.file_name, SQ_CORRUPT);
+    CHECK(ftruncate(fd, (off_t)queue.segment.bytes) == 0);
+    close(fd);
+    close_queue(&queue);
+}
+
+/* ---- the participant table ---- */
+
+static void a_full_table_refuses(void) {
+    sq_queue queue, second, third, fourth;
+    sq_options options = options_of(MPMC, 0, 64);
+    options.participants = 4; /* of which one serves newcomers */
+    create_with(&queue, options);
+    CHECK(sq_queue_attach(&second, queue.file_name) == SQ_OK);
+    CHECK(sq_queue_attach(&third, queue.file_name) == SQ_OK);
+    CHECK(sq_queue_attach(&fourth, queue.file_name) == SQ_TABLE_FULL);
+    CHECK(second.id != third.id && second.id != queue.id && third.id != queue.id);
+    close_queue(&second);
+    CHECK(sq_queue_attach(&fourth, queue.file_name) == SQ_OK);
+    close_queue(&fourth);
+    close_queue(&third);
+    close_queue(&queue);
+}
+
+static void attach_and_put(void *argument) {
+    sq_queue *own = calloc(1, sizeof *own);
+    CHECK(sq_queue_attach(own, ((sq_queue *)argument)->file_name) == SQ_OK);
+    CHECK(put_value(own, 7) == SQ_OK);
+}
+
+static void a_table_full_of_the_dead_does_not(void) {
+    sq_queue queue, second, third, fourth;
+    uint64_t value;
+    sq_options options = options_of(MPMC, 0, 64);
+    options.participants = 4;
+    create_with(&queue, options);
+    for (int round = 0; round < 3; round++) {
+        run_and_kill(attach_and_put, &queue);
+        run_and_kill(attach_and_put, &queue);
+        CHECK(sq_queue_attach(&second, queue.file_name) == SQ_OK);
+        CHECK(sq_queue_attach(&third, queue.file_name) == SQ_OK);
+        CHECK(sq_queue_attach(&fourth, queue.file_name) == SQ_TABLE_FULL);
+        CHECK(take_value(&queue, &value) == SQ_OK && take_value(&queue, &value) == SQ_OK);
+        CHECK(value == 7 && take_value(&queue, &value) == SQ_EMPTY);
+        close_queue(&second);
+        close_queue(&third);
+    }
+    close_queue(&queue);
+}
+
+/* ---- roles ---- */
+
+static void a_role_has_one_bearer(void) {
+    sq_queue queue, other;
+    create_with(&queue, options_of(SPSC, 0, 64));
+    CHECK(sq_queue_attach(&other, queue.file_name) == SQ_OK);
+    enrol(&queue);
+    enrol(&queue); /* again is the same */
+    CHECK(sq_queue_enrol_producer(&other) == SQ_ROLE_TAKEN && !other.producing);
+    CHECK(sq_queue_enrol_consumer(&other) == SQ_ROLE_TAKEN && !other.consuming);
+    close_queue(&queue);
+    enrol(&other);
+    close_queue(&other);
+
+    create_with(&queue, options_of(MPMC, 0, 64));
+    CHECK(sq_queue_attach(&other, queue.file_name) == SQ_OK);
+    enrol(&queue);
+    enrol(&other);
+    close_queue(&other);
+    close_queue(&queue);
+}
+
+static void take_both_roles(void *argument) {
+    sq_queue *own = calloc(1, sizeof *own);
+    CHECK(sq_queue_attach(own, ((sq_queue *)argument)->file_name) == SQ_OK);
+    enrol(own);
+    for (uint64_t i = 0; i < 3; i++) {
+        CHECK(put_value(own, i) == SQ_OK);
+    }
+}
+
+static void the_role_of_a_dead_one_is_free(void) {
+    sq_queue queue;
+    uint64_t value;
+    create_with(&queue, options_of(SPSC, 0, 64));
+    run_and_kill(take_both_roles, &queue);
+    enrol(&queue);
+    CHECK(put_value(&queue, 3) == SQ_OK);
+    for (uint64_t i = 0; i < 4; i++) {
+        CHECK(take_value(&queue, &value) == SQ_OK && value == i);
+    }
+    close_queue(&queue);
+}
+
+/* ---- the last one out ---- */
+
+typedef struct race {
+    char name[64];
+    _Atomic uint32_t created, attached, gone;
+} race;
+
+static void create_and_leave(void *argument) {
+    race *r = argument;
+    sq_options options = options_of(MPMC, 0, 64);
+    for (int i = 0; i < 300; i++) {
+        sq_queue queue;
+        sq_status status = sq_queue_create(&queue, r->name, &options);
+        CHECK(status == SQ_OK || status == SQ_EXISTS);
+        if (status == SQ_OK) {
+            atomic_fetch_add(&r->created, 1);
+            CHECK(put_value(&queue, 1) == SQ_OK);
+            close_queue(&queue);
+        }
+    }
+}
+
+static void attach_and_leave(void *argument) {
+    race *r = argument;
+    for (int i = 0; i < 1000; i++) {
+        sq_queue queue;
+        sq_status status = sq_queue_attach(&queue, r->name);
+        CHECK(status == SQ_OK || status == SQ_GONE);
+        atomic_fetch_add(status == SQ_OK ? &r->attached : &r->gone, 1);
+        if (status == SQ_OK) {
+            /* as long as we are in it the name is this queue's */
+            CHECK(sq_segment_named(&queue.segment));
+            CHECK(put_value(&queue, 2) == SQ_OK);
+            close_queue(&queue);
+        }
+    }
+}
+
+static void comings_and_goings_race(void) {
+    race *r = shared_memory(sizeof *r);
+    pid_t children[4];
+    snprintf(r->name, sizeof r->name, "%s", fresh_name());
+    for (int i = 0; i < 4; i++) {
+        children[i] = start_process(i < 2 ? create_and_leave : attach_and_leave, r);
+    }
+    for (int i = 0; i < 4; i++) {
+        expect_exit(children[i]);
+    }
+    CHECK(atomic_load(&r->created) > 0);
+    CHECK(count_files(r->name, false) == 0);
+}
+
+static void create_with_an_external(void *argument) {
+    sq_queue *own = calloc(1, sizeof *own);
+    sq_options options = options_of(SPSC, 0, 64);
+    uint32_t chunk;
+    unsigned char *data;
+    CHECK(sq_queue_create(own, argument, &options) == SQ_OK);
+    CHECK(sq_external_acquire(own, 2 << 20, &chunk, &data) == SQ_OK);
+}
+
+static void a_name_left_by_the_dead_is_free(void) {
+    sq_queue queue, other;
+    sq_options options = options_of(MPMC, 0, 64);
+    uint32_t chunk;
+    unsigned char *data;
+    char name[64];
+    snprintf(name, sizeof name, "%s", fresh_name());
+    run_and_kill(create_with_an_external, name);
+    CHECK(count_files(name, false) == 2);
+    CHECK(sq_queue_create(&queue, name, &options) == SQ_OK);
+    CHECK(count_files(name, false) == 1);
+    CHECK(sq_queue_create(&other, name, &options) == SQ_EXISTS);
+    /* segments of messages are numbered from the start again */
+    CHECK(sq_external_acquire(&queue, 2 << 20, &chunk, &data) == SQ_OK);
+    sq_external_unmap(data, 2 << 20);
+    close_queue(&queue);
+}
+
+static void the_last_survivor_unlinks(void) {
+    sq_queue queue;
+    create_with(&queue, options_of(MPMC, 0, 64));
+    run_and_kill(attach_and_put, &queue);
+    close_queue(&queue); /* the dead one does not keep the name */
+    CHECK(count_files(queue.file_name, false) == 0);
+}
+
+/* ---- forks ---- */
+
+typedef struct family {
+    sq_queue queue;
+    uint32_t chunk;
+    int pipe[2];
+} family;
+
+static void act_as_child(void *argument) {
+    family *f = argument;
+    uint32_t parent = f->queue.id;
+    CHECK(sq_queue_rejoin(&f->queue) == SQ_OK && f->queue.id != parent);
+    CHECK(sq_queue_enrol_producer(&f->queue) == SQ_ROLE_TAKEN);
+    sq_chunk_release(&f->queue, f->chunk); /* the parent's: nothing happens */
+    sq_queue_leave(&f->queue);
+}
+
+static void a_child_is_a_participant_of_its_own(void) {
+    family f;
+    uint64_t value;
+    create_with(&f.queue, options_of(SPSC, 0, 64));
+    enrol(&f.queue);
+    CHECK(sq_chunk_acquire(&f.queue, 100, &f.chunk) == SQ_OK);
+    pid_t child = start_process(act_as_child, &f);
+    CHECK(put_value(&f.queue, 1) == SQ_OK && take_value(&f.queue, &value) == SQ_OK);
+    expect_exit(child);
+    CHECK(chunks_in_use(&f.queue) == 1);
+    sq_chunk_release(&f.queue, f.chunk);
+    CHECK(chunks_in_use(&f.queue) == 0);
+    close_queue(&f.queue);
+}
+
+static void outlive_the_parent(void *argument) {
+    family *f = argument;
+    CHECK(sq_queue_rejoin(&f->queue) == SQ_OK);
+    CHECK(write(f->pipe[1], "r", 1) == 1);
+    while (sq_segment_participant(&f->queue.segment, 0)->identity != 0) {
+        usleep(1000);
+    }
+    CHECK(count_files(f->queue.file_name, false) == 1);
+    CHECK(put_value(&f->queue, 1) == SQ_OK);
+    sq_queue_leave(&f->queue);
+    CHECK(count_files(f->queue.file_name, false) == 0);
+}
+
+static void a_child_that_stays_longer_unlinks(void) {
+    family f;
+    char byte;
+    create_with(&f.queue, options_of(MPMC, 0, 64));
+    CHECK(pipe(f.pipe) == 0);
+    pid_t child = start_process(outlive_the_parent, &f);
+    CHECK(read(f.pipe[0], &byte, 1) == 1);
+    close_queue(&f.queue);
+    expect_exit(child);
+}
+
+static void fail_to_rejoin(void *argument) {
+    family *f = argument;
+    CHECK(sq_queue_rejoin(&f->queue) == SQ_TABLE_FULL);
+    CHECK(f->queue.self == NULL && f->queue.id == 0);
+    sq_queue_unmap(&f->queue);
+}
+
+static void a_child_for_which_there_is_no_entry(void) {
+    family f;
+    uint64_t value;
+    sq_options options = options_of(MPMC, 0, 64);
+    options.participants = 2;
+    create_with(&f.queue, options);
+    expect_exit(start_process(fail_to_rejoin, &f));
+    CHECK(put_value(&f.queue, 1) == SQ_OK && take_value(&f.queue, &value) == SQ_OK);
+    close_queue(&f.queue);
+}
+
+/* ---- who lives ---- */
+
+static void *outlast_the_first_thread(void *argument) {
+    char byte;
+    (void)!read(*(int *)argument, &byte, 1);
+    exit(0);
+}
+
+static void end_the_first_thread(void *argument) {
+    pthread_t thread;
+    CHECK(pthread_create(&thread, NULL, outlast_the_first_thread, argument) == 0);
+    pthread_exit(NULL);
+}
+
+static char state_of(pid_t pid) {
+    char path[64], text[256], *state;
+    snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
+    int fd = open(path, O_RDONLY);
+    CHECK(fd >= 0);
+    ssize_t length = read(fd, text, sizeof text - 1);
+    close(fd);
+    CHECK(length > 0);
+    text[length] = '\0';
+    state = strrchr(text, ')');
+    CHECK(state != NULL);
+    return state[2];
+}
+
+static uint64_t identity_of(pid_t pid) {
+    char path[64], text[512];
+    unsigned long long start;
+    snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
+    FILE *file = fopen(path, "r");
+    CHECK(file != NULL && fgets(text, sizeof text, file) != NULL);
+    fclose(file);
+    CHECK(sscanf(strrchr(text, ')') + 2,
+                 "%*c %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %llu",
+                 &start) == 1);
+    return (uint64_t)start << 22 | (uint64_t)pid;
+}
+
+static void the_living_are_told_from_the_dead(void) {
+    uint64_t self = sq_process_identity();
+    CHECK(self == identity_of(getpid()) && sq_process_pid(self) == (uint32_t)getpid());
+    CHECK(sq_process_alive(self));
+    CHECK(!sq_process_alive(self + (UINT64_C(1) << 22))); /* a later bearer of the pid */
+
+    pid_t child = start_process(nothing, NULL);
+    siginfo_t info;
+    CHECK(waitid(P_PID, (id_t)child, &info, WEXITED | WNOWAIT) == 0);
+    uint64_t zombie = identity_of(child);
+    CHECK(state_of(child) == 'Z' && !sq_process_alive(zombie));
+    expect_exit(child);
+    CHECK(!sq_process_alive(zombie));
+
+    int ends[2];
+    CHECK(pipe(ends) == 0);
+    child = start_process(end_the_first_thread, &ends[0]);
+    while (state_of(child) != 'Z') {
+        usleep(1000);
+    }
+    CHECK(sq_process_alive(identity_of(child)));
+    CHECK(write(ends[1], "x", 1) == 1);
+    expect_exit(child);
+}
+
+int main(void) {
+    static const test tests[] = {
+        TEST(options_are_checked),
+        TEST(names_are_checked),
+        TEST(the_largest_queue_is_laid_out),
+        TEST(a_name_belongs_to_one_queue),
+        TEST(what_is_no_queue_is_refused),
+        TEST(every_word_of_the_header_is_checked),
+        TEST(a_full_table_refuses),
+        TEST(a_table_full_of_the_dead_does_not),
+        TEST(a_role_has_one_bearer),
+        TEST(the_role_of_a_dead_one_is_free),
+        TEST(comings_and_goings_race),
+        TEST(a_name_left_by_the_dead_is_free),
+        TEST(the_last_survivor_unlinks),
+        TEST(a_child_is_a_participant_of_its_own),
+        TEST(a_child_that_stays_longer_unlinks),
+        TEST(a_child_for_which_there_is_no_entry),
+        TEST(the_living_are_told_from_the_dead),
+    };
+    return RUN_TESTS(tests);
+}
