@@ -54,12 +54,14 @@ static void names_are_checked(void) {
 static void the_largest_queue_is_laid_out(void) {
     sq_queue queue, other;
     sq_options options = options_of(MPMC, 0, SQ_CAPACITY_MAX);
+#if !SQ_THREAD_SANITIZER /* which leaves too little of the address space */
     options.pool_bytes = SQ_POOL_MAX;
+#endif
     options.slot_bytes = SQ_SLOT_MAX;
     options.participants = SQ_PARTICIPANTS_MAX;
     create_with(&queue, options);
     CHECK(sq_queue_attach(&other, queue.file_name) == SQ_OK);
-    CHECK(sq_chunk_largest(&other) >= SQ_POOL_MAX / 2);
+    CHECK(sq_chunk_largest(&other) >= options.pool_bytes / 2);
     close_queue(&other);
     close_queue(&queue);
 }

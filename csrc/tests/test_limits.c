@@ -70,7 +70,7 @@ static void a_batch_larger_than_any_goes_in_by_parts(void) {
     sq_item *items = calloc(BATCH, sizeof *items);
     unsigned char *taken = malloc(sq_taken_stride(&queue) * BATCH);
     for (uint32_t i = 0; i < BATCH; i++) {
-        items[i] = (sq_item){.body = &i, .length = 4, .storage = SQ_INLINE};
+        items[i] = (sq_item){.body = "item", .length = 4, .storage = SQ_INLINE};
     }
     CHECK(sq_put(&queue, items, BATCH, &accepted) == SQ_OK && accepted == SQ_BATCH_MAX);
     CHECK(sq_put(&queue, items, BATCH, &accepted) == SQ_OK && accepted == SQ_BATCH_MAX);
