@@ -24,12 +24,12 @@ static_assert(ATOMIC_LLONG_LOCK_FREE == 2 && ATOMIC_INT_LOCK_FREE == 2,
               "atomics shared between processes must be lock-free");
 
 #define SQ_MAGIC UINT64_C(0x3145554555514753) /* "SGQUEUE1" */
-#define SQ_LAYOUT_VERSION 1u
+#define SQ_LAYOUT_VERSION 2u
 
 #define SQ_PAIR 128 /* two cache lines: the adjacent-line prefetcher makes neighbours one */
 #define SQ_PAGE 4096u
 #define SQ_CODEC_MAX 32
-#define SQ_CLASSES_MAX 32u
+#define SQ_CLASSES_MAX 34u
 #define SQ_PARTICIPANTS_MAX 4096u
 #define SQ_BATCH_MAX 4096u
 #define SQ_CAPACITY_MIN 2u
@@ -48,14 +48,21 @@ enum { SQ_EMPTY_SLOT = 0, SQ_COMMITTED = 1, SQ_TOMBSTONE = 2, SQ_REDELIVER = 3 }
 /* Where a message's body is. */
 enum { SQ_INLINE = 0, SQ_IN_CHUNK = 1 };
 
-/* A chunk's word: its state, and the participant (table index + 1) it belongs to.
+/* A chunk's word: its state, the participant (table index + 1) that holds it, and the producer, if
+ * any, that still looks at what it wrote there, which keeps the chunk from being used again.
  * The word is the allocation: there is no free list that a crash could tear. */
 enum {
     SQ_CHUNK_FREE = 0,
     SQ_CHUNK_OWNED = 1,    /* by a producer: being written, or queued (its slot names it) */
     SQ_CHUNK_LEASED = 2,   /* by a consumer: claimed, not yet released */
     SQ_CHUNK_RETURNED = 3, /* by nobody: claimed by one that died or gave it back */
+    SQ_CHUNK_PINNED = 4,   /* by one that looks at it still: its message is done with */
 };
+
+/* The first size class holds copies of messages that were claimed from their slots. Producers take
+ * none of it, so a claim never waits for what only a claim could set free. */
+#define SQ_COPIES 0u
+#define SQ_FIRST_CLASS 1u
 
 /* Life of the queue as a whole. */
 enum { SQ_OPEN = 0, SQ_SHUTDOWN = 1, SQ_SHUTDOWN_IMMEDIATE = 2 };
@@ -92,7 +99,7 @@ typedef struct sq_slot {
 static_assert(offsetof(sq_slot, body) == 16, "slot header");
 
 typedef struct sq_chunk {
-    _Atomic uint64_t word;  /* state << 32 | participant */
+    _Atomic uint64_t word;  /* state << 32 | pinned by << 16 | holder */
     _Atomic uint64_t place; /* position that names it, or did until it was leased, plus 1 */
     uint64_t length;        /* bytes of data in use */
     uint64_t backed;        /* bytes of data that have memory behind them */

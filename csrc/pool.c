@@ -68,6 +68,10 @@ static sq_status acquire_in_class(sq_queue *queue, uint32_t size_class, uint64_t
             if (try_own(queue, sq_chunk_name(size_class, index))) {
                 atomic_store_explicit(&shared->hint, index + 1, memory_order_relaxed);
                 *chunk = sq_chunk_name(size_class, index);
+                sq_chunk *entry = sq_chunk_at(queue, *chunk);
+                entry->external = 0;
+                entry->deliveries = 0;
+                atomic_store_explicit(&entry->place, 0, memory_order_relaxed);
                 sq_status status = back_data(queue, *chunk, bytes);
                 if (status != SQ_OK) {
                     sq_chunk_release(queue, *chunk);
@@ -86,7 +90,7 @@ static sq_status acquire_in_class(sq_queue *queue, uint32_t size_class, uint64_t
 }
 
 sq_status sq_chunk_acquire(sq_queue *queue, uint64_t bytes, uint32_t *chunk) {
-    uint32_t size_class = 0;
+    uint32_t size_class = SQ_FIRST_CLASS;
     while (size_class < queue->segment.classes && queue->segment.chunk_bytes[size_class] < bytes) {
         size_class++;
     }
@@ -96,12 +100,11 @@ sq_status sq_chunk_acquire(sq_queue *queue, uint64_t bytes, uint32_t *chunk) {
          tries++, size_class++) {
         status = acquire_in_class(queue, size_class, bytes, chunk);
     }
-    if (status == SQ_OK) {
-        sq_chunk *entry = sq_chunk_at(queue, *chunk);
-        entry->external = 0;
-        entry->deliveries = 0;
-    }
     return status;
+}
+
+sq_status sq_copy_acquire(sq_queue *queue, uint32_t *chunk) {
+    return acquire_in_class(queue, SQ_COPIES, sq_inline_max(queue), chunk);
 }
 
 void sq_chunk_describe(sq_queue *queue, uint32_t chunk, uint64_t length, uint8_t tag) {
@@ -133,23 +136,87 @@ void sq_external_drop_all(sq_queue *queue) {
     }
 }
 
-void sq_chunk_release(sq_queue *queue, uint32_t chunk) {
-    sq_chunk *entry = sq_chunk_at(queue, chunk);
-    sq_class *size_class = sq_segment_class(&queue->segment, sq_chunk_class(chunk));
+/* Replace the word of a chunk that we hold. A CAS, because its producer may let go of it at any
+ * time. Returns the former word; 0 when the chunk is not ours. */
+static uint64_t change_word(sq_queue *queue, uint32_t chunk, uint64_t (*next)(uint64_t word)) {
+    _Atomic uint64_t *shared = &sq_chunk_at(queue, chunk)->word;
     /* relaxed: if it is ours, we wrote the word */
-    if (sq_chunk_holder(atomic_load_explicit(&entry->word, memory_order_relaxed)) != queue->id) {
-        return;
+    uint64_t word = atomic_load_explicit(shared, memory_order_relaxed);
+    /* seq_cst: our use of the chunk is over before another may have it, and that before the load
+     * that asks whether anybody waits for it */
+    while (sq_chunk_holder(word) == queue->id) {
+        if (atomic_compare_exchange_weak_explicit(shared, &word, next(word), memory_order_seq_cst,
+                                                  memory_order_relaxed)) {
+            return word;
+        }
     }
-    drop_external(queue, entry);
-    atomic_store_explicit(&entry->place, 0, memory_order_relaxed);
-    /* seq_cst exchange: our use of the chunk is over before it is free, and it is free before
-     * the load that asks whether anybody waits for one */
-    atomic_exchange_explicit(&entry->word, 0, memory_order_seq_cst);
+    return 0;
+}
+
+static uint64_t pinned_by_holder(uint64_t word) {
+    return (word & SQ_PIN_MASK) | sq_chunk_word(SQ_CHUNK_PINNED, sq_chunk_holder(word));
+}
+
+static uint64_t returned_by_holder(uint64_t word) {
+    return (word & SQ_PIN_MASK) | sq_chunk_word(SQ_CHUNK_RETURNED, 0);
+}
+
+static uint64_t pinned_too(uint64_t word) {
+    return word | (uint64_t)sq_chunk_holder(word) << 16;
+}
+
+void sq_lease_acknowledge(sq_queue *queue, uint32_t chunk) {
+    change_word(queue, chunk, pinned_by_holder);
+}
+
+void sq_lease_return(sq_queue *queue, uint32_t chunk) {
+    if (change_word(queue, chunk, returned_by_holder) != 0) {
+        sq_announce_returned(queue);
+    }
+}
+
+void sq_chunk_pin(sq_queue *queue, uint32_t chunk) {
+    change_word(queue, chunk, pinned_too);
+}
+
+static void announce_free(sq_queue *queue, uint32_t chunk) {
+    sq_class *size_class = sq_segment_class(&queue->segment, sq_chunk_class(chunk));
     if (sq_chunk_index(chunk) < atomic_load_explicit(&size_class->hint, memory_order_relaxed)) {
         atomic_store_explicit(&size_class->hint, sq_chunk_index(chunk), memory_order_relaxed);
     }
     /* all: they wait for chunks of different sizes */
     sq_event_notify(&queue->header->chunk_free, INT32_MAX);
+}
+
+void sq_chunk_release(sq_queue *queue, uint32_t chunk) {
+    sq_chunk *entry = sq_chunk_at(queue, chunk);
+    if (SQ_ONCE(entry->external) != 0) {
+        /* the message is done with before its body goes: nobody is to be given it without */
+        uint64_t word = change_word(queue, chunk, pinned_by_holder);
+        if (word == 0) {
+            return;
+        }
+        drop_external(queue, entry);
+    }
+    uint64_t word = change_word(queue, chunk, sq_chunk_done_with);
+    if (word != 0 && sq_chunk_pinner(word) == 0) {
+        announce_free(queue, chunk);
+    }
+}
+
+void sq_chunk_unpin(sq_queue *queue, uint32_t chunk) {
+    _Atomic uint64_t *shared = &sq_chunk_at(queue, chunk)->word;
+    uint64_t word = atomic_load_explicit(shared, memory_order_relaxed);
+    while (sq_chunk_pinner(word) == queue->id) {
+        /* release: we have looked at it for the last time */
+        if (atomic_compare_exchange_weak_explicit(shared, &word, word & ~SQ_PIN_MASK,
+                                                  memory_order_release, memory_order_relaxed)) {
+            return;
+        }
+    }
+    if (sq_chunk_state(word) == SQ_CHUNK_PINNED) {
+        sq_chunk_release(queue, chunk); /* its consumer is done with it, and left it to us */
+    }
 }
 
 sq_status sq_external_acquire(sq_queue *queue, uint64_t bytes, uint32_t *chunk,

@@ -77,6 +77,11 @@ sq_status sq_put(sq_queue *queue, const sq_item *items, uint32_t n, uint32_t *ac
  * *count is not 0. */
 sq_status sq_take(sq_queue *queue, void *taken, uint32_t n, uint32_t *count);
 
+/* Likewise, but each message stays the caller's lease, in a chunk, until it is released, returned
+ * or the caller dies; SQ_NO_CHUNK while as many leases are out as there are slots. */
+sq_status sq_claim(sq_queue *queue, void *taken, uint32_t n, uint32_t *count);
+#define SQ_CLAIM_MAX 256u /* messages claimed at a time */
+
 /* SQ_CORRUPT when the cursors, or the slots at them, are as no participant leaves them: waiting
  * would be in vain. */
 sq_status sq_check_cursors(const sq_queue *queue);
@@ -93,6 +98,7 @@ uint64_t sq_unfinished(const sq_queue *queue);
 void sq_await_message(sq_queue *queue, uint64_t timeout_ns);
 void sq_await_room(sq_queue *queue, uint64_t timeout_ns);
 void sq_await_chunk(sq_queue *queue, uint64_t bytes, uint64_t timeout_ns);
+void sq_await_copy(sq_queue *queue, uint64_t timeout_ns);
 void sq_await_done(sq_queue *queue, uint64_t timeout_ns);
 void sq_wake_all(sq_queue *queue);
 /* Spin a moment; true when there may be something to take or room to put. */
@@ -108,6 +114,16 @@ unsigned char *sq_chunk_data(const sq_queue *queue, uint32_t chunk);
 /* Give a chunk back to the pool: an owner that will not put it, or a consumer that is done. What
  * another participant holds, as the parent of a fork does, stays as it is. */
 void sq_chunk_release(sq_queue *queue, uint32_t chunk);
+/* A chunk of the size of a slot's body, for a message that is claimed from its slot. */
+sq_status sq_copy_acquire(sq_queue *queue, uint32_t *chunk);
+/* A lease's message is done with, but its chunk is looked at until it is released. */
+void sq_lease_acknowledge(sq_queue *queue, uint32_t chunk);
+/* A lease's message is to be delivered again. */
+void sq_lease_return(sq_queue *queue, uint32_t chunk);
+/* An owned chunk that is about to be put is looked at by us beyond that: it is not used again
+ * before we unpin it. */
+void sq_chunk_pin(sq_queue *queue, uint32_t chunk);
+void sq_chunk_unpin(sq_queue *queue, uint32_t chunk);
 /* The body lives in a segment of its own, which the chunk stands for. */
 sq_status sq_external_acquire(sq_queue *queue, uint64_t bytes, uint32_t *chunk,
                               unsigned char **data);

@@ -123,18 +123,31 @@ static bool return_claims(sq_queue *queue, uint32_t dead) {
 static bool settle_chunk(sq_queue *queue, uint32_t chunk, uint64_t word) {
     sq_chunk *entry = sq_chunk_at(queue, chunk);
     uint64_t place = atomic_load_explicit(&entry->place, memory_order_relaxed);
-    bool in_slot = place != 0 && sq_slot_holds(queue, place - 1);
-    bool leased = sq_chunk_state(word) == SQ_CHUNK_LEASED;
-    uint64_t settled = in_slot  ? sq_chunk_word(SQ_CHUNK_OWNED, 0) /* the slot is the message */
-                       : leased ? sq_chunk_word(SQ_CHUNK_RETURNED, 0)
-                                : sq_chunk_word(SQ_CHUNK_OWNED, queue->id); /* to be freed */
+    bool pinned = sq_chunk_state(word) == SQ_CHUNK_PINNED;
+    bool in_slot = !pinned && place != 0 && sq_slot_holds(queue, place - 1);
+    bool returned = sq_chunk_state(word) == SQ_CHUNK_LEASED && !in_slot;
+    bool queued = in_slot && sq_chunk_class(chunk) != SQ_COPIES; /* a copy is not: its slot is */
+    uint64_t settled = queued     ? sq_chunk_word(SQ_CHUNK_OWNED, 0)
+                       : returned ? sq_chunk_word(SQ_CHUNK_RETURNED, 0)
+                                  : sq_chunk_word(SQ_CHUNK_OWNED, queue->id); /* to be freed */
     /* acq_rel: what its holder did is done, to us and to the next one */
-    bool ours = atomic_compare_exchange_strong_explicit(&entry->word, &word, settled,
-                                                        memory_order_acq_rel, memory_order_relaxed);
-    if (ours && !in_slot && !leased) {
+    bool ours =
+        atomic_compare_exchange_strong_explicit(&entry->word, &word, (word & SQ_PIN_MASK) | settled,
+                                                memory_order_acq_rel, memory_order_relaxed);
+    if (ours && !queued && !returned) {
         sq_chunk_release(queue, chunk);
     }
-    return ours && !in_slot && leased;
+    return ours && returned;
+}
+
+/* The participant looks at nothing any more. Returns the word as it is then. */
+static uint64_t drop_pin(sq_chunk *entry, uint32_t participant) {
+    uint64_t word = atomic_load_explicit(&entry->word, memory_order_acquire);
+    while (sq_chunk_pinner(word) == participant &&
+           !atomic_compare_exchange_weak_explicit(&entry->word, &word, word & ~SQ_PIN_MASK,
+                                                  memory_order_acq_rel, memory_order_acquire)) {
+    }
+    return sq_chunk_pinner(word) == participant ? word & ~SQ_PIN_MASK : word;
 }
 
 void sq_settle_chunks(sq_queue *queue, uint32_t participant) {
@@ -143,8 +156,7 @@ void sq_settle_chunks(sq_queue *queue, uint32_t participant) {
         uint32_t used = sq_chunks_used(queue, size_class);
         for (uint32_t index = 0; index < used; index++) {
             uint32_t chunk = sq_chunk_name(size_class, index);
-            uint64_t word =
-                atomic_load_explicit(&sq_chunk_at(queue, chunk)->word, memory_order_acquire);
+            uint64_t word = drop_pin(sq_chunk_at(queue, chunk), participant);
             if (word != 0 && sq_chunk_holder(word) == participant) {
                 any |= settle_chunk(queue, chunk, word);
             }
@@ -169,13 +181,14 @@ static void give_up_role(_Atomic uint32_t *role, uint32_t participant) {
 
 static bool settle_participant(sq_queue *queue, uint32_t index, uint64_t identity) {
     sq_participant *entry = entry_of(queue, index);
+    /* chunks first: once a slot is to be delivered again, it no longer tells what was in flight */
+    sq_settle_chunks(queue, index + 1);
     bool settled = bury_reservations(queue, index);
     settled &= return_claims(queue, index);
     sq_announce_returned(queue);
     if (!settled) {
         return false; /* it keeps its entry and intents until the next look */
     }
-    sq_settle_chunks(queue, index + 1);
     give_up_role(&queue->header->producer, index + 1);
     give_up_role(&queue->header->consumer, index + 1);
     atomic_store_explicit(&entry->put_intent, 0, memory_order_relaxed);

@@ -232,7 +232,8 @@ static sq_taken *taken_at(const sq_queue *queue, void *taken, uint32_t i) {
  * lease is the message, and the slot may go. */
 static sq_status lease(sq_queue *queue, uint32_t chunk, uint64_t position, sq_taken *taken) {
     sq_chunk *entry = sq_chunk_at(queue, chunk);
-    unsigned state = sq_chunk_state(atomic_load_explicit(&entry->word, memory_order_relaxed));
+    uint64_t word = atomic_load_explicit(&entry->word, memory_order_relaxed);
+    unsigned state = sq_chunk_state(word);
     uint64_t room = queue->segment.chunk_bytes[sq_chunk_class(chunk)];
     taken->chunk = chunk;
     taken->length = SQ_ONCE(entry->length);
@@ -244,13 +245,45 @@ static sq_status lease(sq_queue *queue, uint32_t chunk, uint64_t position, sq_ta
     }
     entry->deliveries = taken->deliveries;
     atomic_store_explicit(&entry->place, position + 1, memory_order_relaxed);
-    atomic_store_explicit(&entry->word, sq_chunk_word(SQ_CHUNK_LEASED, queue->id),
-                          memory_order_release);
+    uint64_t leased = sq_chunk_word(SQ_CHUNK_LEASED, queue->id);
+    if (sq_chunk_pinner(word) == 0) {
+        atomic_store_explicit(&entry->word, leased, memory_order_release);
+        return SQ_OK;
+    }
+    /* a CAS: its producer may let go of it meanwhile */
+    while (!atomic_compare_exchange_weak_explicit(&entry->word, &word,
+                                                  (word & SQ_PIN_MASK) | leased,
+                                                  memory_order_release, memory_order_relaxed)) {
+    }
     return SQ_OK;
 }
 
-/* Copy a claimed slot out; nothing in it is believed before it is checked. */
-static sq_status read_slot(sq_queue *queue, uint64_t position, sq_taken *taken) {
+/* Chunks for the bodies of slots that are claimed to be leased. */
+typedef struct copies {
+    uint32_t chunks[SQ_CLAIM_MAX];
+    uint32_t count;
+    uint32_t used;
+} copies;
+
+/* Lease a copy of a slot's body. */
+static void lease_copy(sq_queue *queue, copies *copies, uint64_t position, const sq_slot *slot,
+                       sq_taken *taken) {
+    uint32_t chunk = copies->chunks[copies->used++];
+    sq_chunk *entry = sq_chunk_at(queue, chunk);
+    memcpy(sq_chunk_data(queue, chunk), slot->body, taken->length);
+    sq_chunk_describe(queue, chunk, taken->length, taken->tag);
+    entry->deliveries = taken->deliveries;
+    taken->chunk = chunk;
+    taken->storage = SQ_IN_CHUNK;
+    atomic_store_explicit(&entry->place, position + 1, memory_order_relaxed);
+    /* release: who finds the lease finds all of the message in it */
+    atomic_store_explicit(&entry->word, sq_chunk_word(SQ_CHUNK_LEASED, queue->id),
+                          memory_order_release);
+}
+
+/* Copy a claimed slot out, or lease what it holds; nothing in it is believed before it is checked.
+ */
+static sq_status read_slot(sq_queue *queue, uint64_t position, sq_taken *taken, copies *copies) {
     const sq_slot *slot = sq_segment_slot(&queue->segment, position);
     uint8_t storage = SQ_ONCE(slot->storage);
     taken->deliveries = slot->deliveries;
@@ -262,7 +295,11 @@ static sq_status read_slot(sq_queue *queue, uint64_t position, sq_taken *taken) 
         taken->length = length;
         taken->tag = slot->tag;
         taken->storage = SQ_INLINE;
-        memcpy(taken->body, slot->body, length);
+        if (copies != NULL) {
+            lease_copy(queue, copies, position, slot, taken);
+        } else {
+            memcpy(taken->body, slot->body, length);
+        }
         return SQ_OK;
     }
     uint32_t chunk = sq_slot_chunk(slot);
@@ -274,13 +311,13 @@ static sq_status read_slot(sq_queue *queue, uint64_t position, sq_taken *taken) 
 
 /* Read n claimed positions, skipping tombstones; the number read, or the first error. */
 static sq_status read_claimed(sq_queue *queue, uint64_t head, uint32_t n, void *taken,
-                              uint32_t *count) {
+                              uint32_t *count, copies *copies) {
     sq_status result = SQ_OK;
     for (uint32_t i = 0; i < n; i++) {
         if (!queue->single_producer && slot_is(queue, head + i, SQ_TOMBSTONE)) {
             continue;
         }
-        sq_status status = read_slot(queue, head + i, taken_at(queue, taken, *count));
+        sq_status status = read_slot(queue, head + i, taken_at(queue, taken, *count), copies);
         if (status == SQ_OK) {
             ++*count;
         } else {
@@ -319,7 +356,8 @@ static bool overrun(const sq_queue *queue, uint64_t head) {
     return queue->single_producer && seen(&queue->tail_seen) - head > queue->segment.capacity;
 }
 
-static sq_status take_as_only_consumer(sq_queue *queue, void *taken, uint32_t n, uint32_t *count) {
+static sq_status take_as_only_consumer(sq_queue *queue, void *taken, uint32_t n, uint32_t *count,
+                                       copies *copies) {
     sq_header *header = queue->header;
     uint64_t head = atomic_load_explicit(&header->head, memory_order_relaxed);
     uint32_t claimed = committed_at(queue, head, n);
@@ -329,14 +367,15 @@ static sq_status take_as_only_consumer(sq_queue *queue, void *taken, uint32_t n,
     if (overrun(queue, head)) {
         return SQ_CORRUPT;
     }
-    sq_status status = read_claimed(queue, head, claimed, taken, count);
+    sq_status status = read_claimed(queue, head, claimed, taken, count, copies);
     /* seq_cst exchange: releases the slots to the producers, before the load in notify */
     atomic_exchange_explicit(&header->head, head + claimed, memory_order_seq_cst);
     notify_released(queue, head, claimed);
     return status;
 }
 
-static sq_status take_as_one_of_many(sq_queue *queue, void *taken, uint32_t n, uint32_t *count) {
+static sq_status take_as_one_of_many(sq_queue *queue, void *taken, uint32_t n, uint32_t *count,
+                                     copies *copies) {
     sq_header *header = queue->header;
     uint64_t head = atomic_load_explicit(&header->head, memory_order_relaxed);
     uint32_t claimed;
@@ -360,8 +399,9 @@ static sq_status take_as_one_of_many(sq_queue *queue, void *taken, uint32_t n, u
         }
         atomic_store_explicit(&queue->self->take_intent, 0, memory_order_relaxed);
     }
-    sq_status status =
-        overrun(queue, head) ? SQ_CORRUPT : read_claimed(queue, head, claimed, taken, count);
+    sq_status status = overrun(queue, head)
+                           ? SQ_CORRUPT
+                           : read_claimed(queue, head, claimed, taken, count, copies);
     release_slots(queue, head, claimed);
     /* release: who sees the intent withdrawn sees the slots released */
     atomic_store_explicit(&queue->self->take_intent, 0, memory_order_release);
@@ -374,6 +414,7 @@ static sq_status take_as_one_of_many(sq_queue *queue, void *taken, uint32_t n, u
 /* The oldest message to deliver again: a slot behind the head, or a chunk. */
 typedef struct returned {
     uint64_t position;
+    uint64_t word; /* the chunk's */
     uint32_t chunk;
     uint32_t count; /* of such messages, when all are looked at */
     bool in_slot;
@@ -404,14 +445,15 @@ static void find_returned_chunks(const sq_queue *queue, returned *oldest) {
         for (uint32_t index = 0; index < used; index++) {
             uint32_t chunk = sq_chunk_name(size_class, index);
             sq_chunk *entry = sq_chunk_at(queue, chunk);
-            if (atomic_load_explicit(&entry->word, memory_order_acquire) !=
-                sq_chunk_word(SQ_CHUNK_RETURNED, 0)) {
+            uint64_t word = atomic_load_explicit(&entry->word, memory_order_acquire);
+            if (sq_chunk_state(word) != SQ_CHUNK_RETURNED) {
                 continue;
             }
             uint64_t position = atomic_load_explicit(&entry->place, memory_order_relaxed) - 1;
             if (oldest->count++ == 0 || position < oldest->position) {
                 oldest->position = position;
                 oldest->chunk = chunk;
+                oldest->word = word;
                 oldest->in_slot = false;
             }
         }
@@ -440,11 +482,12 @@ static returned find_returned(sq_queue *queue, bool all) {
 /* Claim it; false when another consumer was faster. */
 static bool claim_returned(sq_queue *queue, const returned *message) {
     if (!message->in_slot) {
-        uint64_t word = sq_chunk_word(SQ_CHUNK_RETURNED, 0);
+        uint64_t word = message->word;
+        uint64_t leased = (word & SQ_PIN_MASK) | sq_chunk_word(SQ_CHUNK_LEASED, queue->id);
         /* acquire: the former holder's use of the chunk is over */
-        return atomic_compare_exchange_strong_explicit(
-            &sq_chunk_at(queue, message->chunk)->word, &word,
-            sq_chunk_word(SQ_CHUNK_LEASED, queue->id), memory_order_acq_rel, memory_order_relaxed);
+        return atomic_compare_exchange_strong_explicit(&sq_chunk_at(queue, message->chunk)->word,
+                                                       &word, leased, memory_order_acq_rel,
+                                                       memory_order_relaxed);
     }
     uint64_t sequence = sq_sequence(queue, message->position, SQ_REDELIVER);
     atomic_store_explicit(&queue->self->take_intent, sq_intent(message->position, 1),
@@ -464,7 +507,7 @@ static uint16_t once_more(uint16_t deliveries) {
     return deliveries < UINT16_MAX ? deliveries + 1 : deliveries;
 }
 
-static sq_status take_returned(sq_queue *queue, sq_taken *taken, uint32_t *count) {
+static sq_status take_returned(sq_queue *queue, sq_taken *taken, uint32_t *count, copies *copies) {
     for (;;) {
         returned message = find_returned(queue, false);
         if (message.count == 0) {
@@ -477,7 +520,7 @@ static sq_status take_returned(sq_queue *queue, sq_taken *taken, uint32_t *count
         if (message.in_slot) {
             sq_slot *slot = sq_segment_slot(&queue->segment, message.position);
             slot->deliveries = once_more(slot->deliveries);
-            status = read_slot(queue, message.position, taken);
+            status = read_slot(queue, message.position, taken, copies);
             release_slots(queue, message.position, 1);
             atomic_store_explicit(&queue->self->take_intent, 0, memory_order_release);
             notify_released(queue, message.position, 1);
@@ -541,20 +584,22 @@ sq_status sq_check_cursors(const sq_queue *queue) {
     return sane && !cursor_is_stuck(queue, head, tail) ? SQ_OK : SQ_CORRUPT;
 }
 
-static sq_status take_next(sq_queue *queue, void *taken, uint32_t n, uint32_t *count) {
+static sq_status take_next(sq_queue *queue, void *taken, uint32_t n, uint32_t *count,
+                           copies *copies) {
     sq_header *header = queue->header;
     for (;;) {
         if (atomic_load_explicit(&header->state, memory_order_relaxed) == SQ_SHUTDOWN_IMMEDIATE) {
             return SQ_CLOSED;
         }
         if (redelivery_news(queue)) {
-            sq_status status = take_returned(queue, taken, count);
+            sq_status status = take_returned(queue, taken, count, copies);
             if (status != SQ_EMPTY) {
                 return status;
             }
         }
-        sq_status status = queue->single_consumer ? take_as_only_consumer(queue, taken, n, count)
-                                                  : take_as_one_of_many(queue, taken, n, count);
+        sq_status status = queue->single_consumer
+                               ? take_as_only_consumer(queue, taken, n, count, copies)
+                               : take_as_one_of_many(queue, taken, n, count, copies);
         if (status == SQ_EMPTY) {
             if (!drained(queue)) {
                 return SQ_EMPTY;
@@ -573,15 +618,41 @@ static sq_status take_next(sq_queue *queue, void *taken, uint32_t n, uint32_t *c
     }
 }
 
-sq_status sq_take(sq_queue *queue, void *taken, uint32_t n, uint32_t *count) {
-    *count = 0;
+static sq_status take_or_claim(sq_queue *queue, void *taken, uint32_t n, uint32_t *count,
+                               copies *copies) {
     if (queue->corrupt) {
         return SQ_CORRUPT;
     }
-    sq_status status = take_next(queue, taken, n < SQ_BATCH_MAX ? n : SQ_BATCH_MAX, count);
+    sq_status status = take_next(queue, taken, n, count, copies);
     queue->corrupt = status == SQ_CORRUPT;
     /* what was good before the corrupt one is delivered; the error comes with the next call */
     return *count > 0 ? SQ_OK : status;
+}
+
+sq_status sq_take(sq_queue *queue, void *taken, uint32_t n, uint32_t *count) {
+    *count = 0;
+    return take_or_claim(queue, taken, n < SQ_BATCH_MAX ? n : SQ_BATCH_MAX, count, NULL);
+}
+
+sq_status sq_claim(sq_queue *queue, void *taken, uint32_t n, uint32_t *count) {
+    *count = 0;
+    n = n < SQ_CLAIM_MAX ? n : SQ_CLAIM_MAX;
+    uint64_t head = atomic_load_explicit(&queue->header->head, memory_order_relaxed);
+    uint32_t ready = committed_at(queue, head, n);
+    copies copies = {.count = 0, .used = 0};
+    /* one at least: it may be one to deliver again, or come at this moment */
+    sq_status status = SQ_OK;
+    while (copies.count < (ready > 0 ? ready : 1) && status == SQ_OK) {
+        status = sq_copy_acquire(queue, &copies.chunks[copies.count]);
+        copies.count += status == SQ_OK;
+    }
+    if (copies.count > 0) {
+        status = take_or_claim(queue, taken, copies.count, count, &copies);
+    }
+    while (copies.count > copies.used) {
+        sq_chunk_release(queue, copies.chunks[--copies.count]);
+    }
+    return status;
 }
 
 /* ---- the queue as a whole ---- */
@@ -739,15 +810,25 @@ void sq_await_done(sq_queue *queue, uint64_t timeout_ns) {
     await(queue, &queue->header->all_done, all_done, timeout_ns);
 }
 
-void sq_await_chunk(sq_queue *queue, uint64_t bytes, uint64_t timeout_ns) {
+static void await_free(sq_queue *queue, bool copy, uint64_t bytes, uint64_t timeout_ns) {
     uint64_t interval = (uint64_t)queue->segment.recovery_ms * 1000000u;
     uint32_t chunk;
     uint32_t key = sq_event_prepare(&queue->header->chunk_free);
-    if (sq_chunk_acquire(queue, bytes, &chunk) == SQ_OK) {
+    sq_status status =
+        copy ? sq_copy_acquire(queue, &chunk) : sq_chunk_acquire(queue, bytes, &chunk);
+    if (status == SQ_OK) {
         sq_chunk_release(queue, chunk);
         return;
     }
     uint64_t sleep = timeout_ns < interval / 2 ? timeout_ns : interval / 2;
     sq_event_sleep(&queue->header->chunk_free, key, sleep);
     sq_recover(queue, interval / 4);
+}
+
+void sq_await_chunk(sq_queue *queue, uint64_t bytes, uint64_t timeout_ns) {
+    await_free(queue, false, bytes, timeout_ns);
+}
+
+void sq_await_copy(sq_queue *queue, uint64_t timeout_ns) {
+    await_free(queue, true, 0, timeout_ns);
 }

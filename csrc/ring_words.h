@@ -27,6 +27,8 @@ static inline uint64_t sq_intent_start(uint64_t intent, uint64_t cursor) {
     return cursor - ((cursor - (intent >> 16)) & SQ_INTENT_MASK);
 }
 
+#define SQ_PIN_MASK UINT64_C(0xffff0000)
+
 static inline uint64_t sq_chunk_word(unsigned state, uint32_t participant) {
     return (uint64_t)state << 32 | participant;
 }
@@ -34,7 +36,14 @@ static inline unsigned sq_chunk_state(uint64_t word) {
     return (unsigned)(word >> 32);
 }
 static inline uint32_t sq_chunk_holder(uint64_t word) {
-    return (uint32_t)word;
+    return word & 0xffff;
+}
+static inline uint32_t sq_chunk_pinner(uint64_t word) {
+    return word >> 16 & 0xffff;
+}
+/* What becomes of a chunk when its message is done with: free, unless its producer looks on. */
+static inline uint64_t sq_chunk_done_with(uint64_t word) {
+    return sq_chunk_pinner(word) != 0 ? sq_chunk_word(SQ_CHUNK_PINNED, sq_chunk_pinner(word)) : 0;
 }
 
 /* A chunk's name: size size class << 26 | index. */

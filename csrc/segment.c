@@ -26,27 +26,35 @@ static void file_path(char path[PATH_MAX_BYTES], const char *file_name) {
     snprintf(path, PATH_MAX_BYTES, DIRECTORY "/%s", file_name);
 }
 
-/* Size classes double from 256 bytes to the pool's size. Each may use all of the pool's bytes,
- * but no more chunks than the ring can name and as many leases: untouched ones cost nothing. */
-static void lay_out_classes(sq_segment *segment) {
-    uint64_t offset = align(segment->chunks_offset, SQ_PAGE);
+static void lay_out_class(sq_segment *segment, uint64_t chunk_bytes, uint64_t count) {
+    uint32_t size_class = segment->classes++;
     uint64_t first = 0;
-    uint32_t size_class = 0;
-    for (uint64_t size = SMALLEST_CHUNK; size <= segment->pool_bytes && size_class < SQ_CLASSES_MAX;
-         size *= 2) {
+    if (size_class > 0) {
+        first = segment->first[size_class - 1] + segment->count[size_class - 1];
+    }
+    segment->chunk_bytes[size_class] = chunk_bytes;
+    segment->stride[size_class] = chunk_bytes;
+    segment->count[size_class] = (uint32_t)count;
+    segment->first[size_class] = first;
+}
+
+/* Behind the copies, of which there may be as many as slots, size classes double from 256 bytes to
+ * the pool's size. Each may use all of the pool's bytes, but no more chunks than the ring can name
+ * and as many leases: untouched ones cost nothing. */
+static void lay_out_classes(sq_segment *segment) {
+    segment->classes = 0;
+    lay_out_class(segment, segment->slot_bytes, segment->capacity);
+    for (uint64_t size = SMALLEST_CHUNK;
+         size <= segment->pool_bytes && segment->classes < SQ_CLASSES_MAX; size *= 2) {
         uint64_t headroom = size < LARGE ? HEADROOM_SMALL : HEADROOM_LARGE;
         uint64_t count = segment->pool_bytes / size;
         uint64_t most = 2ull * segment->capacity;
-        segment->chunk_bytes[size_class] = size + headroom;
-        segment->stride[size_class] = size + headroom;
-        segment->count[size_class] = (uint32_t)(count < most ? count : most);
-        segment->first[size_class] = first;
-        first += segment->count[size_class];
-        size_class++;
+        lay_out_class(segment, size + headroom, count < most ? count : most);
     }
-    segment->classes = size_class;
-    offset = align(offset + first * sizeof(sq_chunk), SQ_PAGE);
-    for (uint32_t i = 0; i < size_class; i++) {
+    uint32_t last = segment->classes - 1;
+    uint64_t chunks = segment->first[last] + segment->count[last];
+    uint64_t offset = align(segment->chunks_offset + chunks * sizeof(sq_chunk), SQ_PAGE);
+    for (uint32_t i = 0; i < segment->classes; i++) {
         segment->data_offset[i] = offset;
         offset = align(offset + segment->stride[i] * segment->count[i], SQ_PAGE);
     }
