@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 STAMP = $(VENV)/.installed
-SOURCES = pyproject.toml setup.py $(wildcard csrc/*.c csrc/*.h sagequeue/*.pyx sagequeue/*.pxd)
+SOURCES = pyproject.toml setup.py $(wildcard csrc/*.c csrc/*.h sagequeue/*.pyx sagequeue/*.pxd sagequeue/*.pxi)
 VERSIONS = 3.10 3.11 3.12 3.13
 
 .PHONY: demo test install lint types ctest sanitize pytest matrix bench wheel clean

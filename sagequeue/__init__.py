@@ -24,6 +24,7 @@ from sagequeue.errors import (
     Full,
     IncompatibleSegment,
     InvalidOption,
+    LeaseEnded,
     OutOfSharedMemory,
     QueueClosed,
     QueueError,
@@ -39,6 +40,8 @@ from sagequeue.ray_queue import RayQueue
 
 if TYPE_CHECKING:
     from sagequeue._object import ObjectQueue
+    from sagequeue._shared import Lease
+    from sagequeue.leases import Leases
     from sagequeue.queue import SageQueue, SageQueueRef
 
 __version__ = "0.1.0"
@@ -53,6 +56,9 @@ __all__ = [
     "Full",
     "IncompatibleSegment",
     "InvalidOption",
+    "Lease",
+    "LeaseEnded",
+    "Leases",
     "LocalQueue",
     "ObjectQueue",
     "OutOfSharedMemory",
@@ -73,6 +79,8 @@ __all__ = [
 ]
 
 _COMPILED = {
+    "Lease": "sagequeue._shared",
+    "Leases": "sagequeue.leases",
     "ObjectQueue": "sagequeue._object",
     "SageQueue": "sagequeue.queue",
     "SageQueueRef": "sagequeue.queue",

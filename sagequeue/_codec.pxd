@@ -24,7 +24,11 @@ cdef class Codec:
     cdef object decode_custom
     cdef object encode(self, object item, Encoded *encoded)
     cdef object encode_typed(self, object item, object kind, Encoded *encoded)
-    cdef object decode(self, uint8_t tag, const unsigned char *data, uint64_t size)
+    cdef object decode(self, uint8_t tag, const unsigned char *data, uint64_t size, object source)
+    cdef bint has_arrays(self)
 
 
+cdef object describe_array(object shape, object dtype, bint fortran, Encoded *encoded)
+cdef object array_over(object source, const Encoded *encoded, object shape, object dtype,
+                       bint fortran)
 cdef int write_body(const Encoded *encoded, object kept, unsigned char *target) except -1

@@ -204,10 +204,17 @@ cdef class Codec:
             return encode_array(item, encoded)
         return encode_pickle(item, encoded)
 
-    cdef object decode(self, uint8_t tag, const unsigned char *data, uint64_t size):
-        """The object a body stands for. Raises DecodeError when it stands for none."""
+    cdef bint has_arrays(self):
+        return self.kind == KIND_PICKLE
+
+    cdef object decode(self, uint8_t tag, const unsigned char *data, uint64_t size, object source):
+        """The object a body stands for. Raises DecodeError when it stands for none.
+
+        Arrays and buffers of a pickle are views of `source`, which exports the body, where it is
+        given; else they are copies.
+        """
         if self.kind == KIND_PICKLE:
-            return decode_typed(tag, data, size)
+            return decode_typed(tag, data, size, source)
         if self.kind == KIND_RAW and tag == BYTES:
             return PyBytes_FromStringAndSize(<const char *> data, size)
         if self.kind == KIND_RAW and tag == BYTEARRAY:
@@ -255,34 +262,27 @@ cdef object encode_raw(object item, Encoded *encoded):
     return held
 
 
-cdef object encode_array(object array, Encoded *encoded):
-    cdef HeldBuffer held
+cdef object describe_array(object shape, object dtype, bint fortran, Encoded *encoded):
+    """Write an array's header to `encoded`; False where only a pickle can carry the array."""
     cdef ArrayHeader header
     cdef int64_t extent
     cdef bytes name
-    dtype = array.dtype
+    cdef uint64_t at = sizeof(header)
+    cdef uint64_t size = dtype.itemsize
     try:
         name = dtype_names[dtype]
     except KeyError:
         name = dtype_names[dtype] = dtype_name(dtype)
-    shape = array.shape
     if name is None or len(shape) > DIMENSIONS_MAX:
-        return encode_pickle(array, encoded)
-    flags = array.flags
-    if not (flags.c_contiguous or flags.f_contiguous):
-        array = numpy.ascontiguousarray(array)
-        flags = array.flags
-    if dtype.kind in "mM":
-        array = array.view("i8")  # the buffer protocol has no dates
-    held = HeldBuffer.of(array, PyBUF_ANY_CONTIGUOUS)
+        return False
     memset(&header, 0, sizeof(header))
     header.dimensions = <uint8_t> len(shape)
-    header.fortran = not flags.c_contiguous
+    header.fortran = fortran
     header.dtype_length = <uint8_t> PyBytes_GET_SIZE(name)
-    cdef uint64_t at = sizeof(header)
     for extent in shape:
         memcpy(encoded.scratch + at, &extent, 8)
         at += 8
+        size *= <uint64_t> extent
     memcpy(encoded.scratch + at, PyBytes_AS_STRING(name), header.dtype_length)
     at += header.dtype_length
     header.data_offset = <uint32_t> aligned(at)
@@ -290,10 +290,34 @@ cdef object encode_array(object array, Encoded *encoded):
     encoded.tag = NDARRAY
     encoded.first = encoded.scratch
     encoded.first_size = at
-    encoded.second = held.view.buf
+    encoded.second = NULL
     encoded.second_offset = header.data_offset
-    encoded.second_size = held.view.len
-    encoded.size = header.data_offset + encoded.second_size
+    encoded.second_size = size
+    encoded.size = header.data_offset + size
+    return True
+
+
+cdef object array_over(object source, const Encoded *encoded, object shape, object dtype,
+                       bint fortran):
+    """The array that `encoded` describes, in the memory of its body, which `source` exports."""
+    return numpy.ndarray(
+        shape, dtype, buffer=source, offset=encoded.second_offset, order="F" if fortran else "C"
+    )
+
+
+cdef object encode_array(object array, Encoded *encoded):
+    cdef HeldBuffer held
+    flags = array.flags
+    if not describe_array(array.shape, array.dtype, not flags.c_contiguous and flags.f_contiguous,
+                          encoded):
+        return encode_pickle(array, encoded)
+    if not (flags.c_contiguous or flags.f_contiguous):
+        array = numpy.ascontiguousarray(array)
+        flags = array.flags
+    if array.dtype.kind in "mM":
+        array = array.view("i8")  # the buffer protocol has no dates
+    held = HeldBuffer.of(array, PyBUF_ANY_CONTIGUOUS)
+    encoded.second = held.view.buf
     return held
 
 
@@ -411,13 +435,13 @@ cdef int write_body(const Encoded *encoded, object kept, unsigned char *target) 
     return 0
 
 
-cdef object decode_typed(uint8_t tag, const unsigned char *data, uint64_t size):
+cdef object decode_typed(uint8_t tag, const unsigned char *data, uint64_t size, object source):
     if tag == BYTES:
         return PyBytes_FromStringAndSize(<const char *> data, size)
     if tag == PICKLE:
         return decode_pickle(data, size, None)
     if tag == NDARRAY:
-        return decode_array(data, size)
+        return decode_array(data, size, source)
     if tag == TEXT:
         try:
             return PyUnicode_DecodeUTF8(<const char *> data, size, NULL)
@@ -434,7 +458,7 @@ cdef object decode_typed(uint8_t tag, const unsigned char *data, uint64_t size):
     if tag == BYTEARRAY:
         return PyByteArray_FromStringAndSize(<const char *> data, size)
     if tag == PICKLE_BUFFERS:
-        return decode_with_buffers(data, size)
+        return decode_with_buffers(data, size, source)
     raise CorruptSegment(f"a message has tag {tag} and {size} bytes, which no codec writes")
 
 
@@ -451,7 +475,7 @@ cdef object decode_pickle(const unsigned char *data, uint64_t size, object buffe
         raise cannot_decode("pickle", error) from error
 
 
-cdef object decode_with_buffers(const unsigned char *data, uint64_t size):
+cdef object decode_with_buffers(const unsigned char *data, uint64_t size, object source):
     cdef uint32_t count, i
     cdef uint64_t pickle_size, number, at
     cdef list buffers = []
@@ -469,7 +493,9 @@ cdef object decode_with_buffers(const unsigned char *data, uint64_t size):
         at = aligned(at)
         if at > size or number >> 1 > size - at:
             raise CorruptSegment("a message with buffers is too short for them")
-        if number & 1:
+        if source is not None:
+            buffers.append(memoryview(source)[at:at + (number >> 1)])
+        elif number & 1:
             buffers.append(PyBytes_FromStringAndSize(<const char *> data + at, number >> 1))
         else:
             buffers.append(PyByteArray_FromStringAndSize(<const char *> data + at, number >> 1))
@@ -477,7 +503,7 @@ cdef object decode_with_buffers(const unsigned char *data, uint64_t size):
     return decode_pickle(body, pickle_size, buffers)
 
 
-cdef object decode_array(const unsigned char *data, uint64_t size):
+cdef object decode_array(const unsigned char *data, uint64_t size, object source):
     global numpy
     cdef ArrayHeader header
     cdef int64_t extent
@@ -511,6 +537,11 @@ cdef object decode_array(const unsigned char *data, uint64_t size):
         elements *= extent
     if elements * dtype.itemsize != size - header.data_offset:
         raise CorruptSegment(f"an array message has {size} bytes, but shape {shape} of {dtype}")
+    if source is not None:
+        return numpy.ndarray(
+            shape, dtype, buffer=source, offset=header.data_offset,
+            order="F" if header.fortran else "C",
+        )
     array = numpy.empty(shape, dtype, "F" if header.fortran else "C")
     if size > header.data_offset:
         held = HeldBuffer.of(

@@ -17,7 +17,7 @@ cdef extern from "queue.h" nogil:
         SQ_INLINE, SQ_IN_CHUNK
         SQ_SINGLE_PRODUCER, SQ_SINGLE_CONSUMER
         SQ_CODEC_MAX, SQ_BATCH_MAX, SQ_SLOT_MAX, SQ_FILE_NAME_MAX
-        SQ_TAKEN_WORDS
+        SQ_TAKEN_WORDS, SQ_CLAIM_MAX
 
     ctypedef struct sq_options:
         uint64_t maxsize
@@ -78,6 +78,7 @@ cdef extern from "queue.h" nogil:
     size_t sq_taken_stride(const sq_queue *queue)
     sq_status sq_put(sq_queue *queue, const sq_item *items, uint32_t n, uint32_t *accepted)
     sq_status sq_take(sq_queue *queue, void *taken, uint32_t n, uint32_t *count)
+    sq_status sq_claim(sq_queue *queue, void *taken, uint32_t n, uint32_t *count)
     sq_status sq_check_cursors(const sq_queue *queue)
     uint64_t sq_size(const sq_queue *queue)
     void sq_shutdown(sq_queue *queue, bint immediate)
@@ -87,6 +88,7 @@ cdef extern from "queue.h" nogil:
     void sq_await_message(sq_queue *queue, uint64_t timeout_ns)
     void sq_await_room(sq_queue *queue, uint64_t timeout_ns)
     void sq_await_chunk(sq_queue *queue, uint64_t bytes, uint64_t timeout_ns)
+    void sq_await_copy(sq_queue *queue, uint64_t timeout_ns)
     void sq_await_done(sq_queue *queue, uint64_t timeout_ns)
     bint sq_spin_message(sq_queue *queue, uint32_t rounds)
     bint sq_spin_room(sq_queue *queue, uint32_t rounds)
@@ -97,6 +99,10 @@ cdef extern from "queue.h" nogil:
     void sq_chunk_describe(sq_queue *queue, uint32_t chunk, uint64_t length, uint8_t tag)
     unsigned char *sq_chunk_data(const sq_queue *queue, uint32_t chunk)
     void sq_chunk_release(sq_queue *queue, uint32_t chunk)
+    void sq_chunk_pin(sq_queue *queue, uint32_t chunk)
+    void sq_chunk_unpin(sq_queue *queue, uint32_t chunk)
+    void sq_lease_acknowledge(sq_queue *queue, uint32_t chunk)
+    void sq_lease_return(sq_queue *queue, uint32_t chunk)
     sq_status sq_external_acquire(sq_queue *queue, uint64_t bytes, uint32_t *chunk,
                                   unsigned char **data)
     sq_status sq_external_map(sq_queue *queue, uint32_t chunk, uint64_t bytes,

@@ -1,8 +1,39 @@
 import logging
 from collections.abc import Iterable
-from typing import Generic, TypeVar
+from contextlib import AbstractContextManager
+from types import TracebackType
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 T = TypeVar("T")
+
+class Lease(Generic[T]):
+    """One message that stays in the queue until it is released.
+
+    As a context manager it is released at the end of the block, and given back to be delivered
+    again when the block raises. A lease that is dropped is given back too, and so are those of a
+    process that dies.
+    """
+
+    @property
+    def item(self) -> T: ...
+    @property
+    def redelivered(self) -> bool: ...
+    @property
+    def deliveries(self) -> int: ...
+    @property
+    def ended(self) -> bool: ...
+    def release(self) -> None: ...
+    def reject(self, requeue: bool = True) -> None: ...
+    def __enter__(self) -> Lease[T]: ...
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None: ...
 
 class SharedQueue(Generic[T]):
     """One participant's handle of a shared-memory queue: see :class:`sagequeue.SageQueue`."""
@@ -51,6 +82,18 @@ class SharedQueue(Generic[T]):
     def get_many(
         self, max_items: int | None = None, block: bool = True, timeout: float | None = None
     ) -> list[T]: ...
+    def claim(self, block: bool = True, timeout: float | None = None) -> Lease[T]: ...
+    def _claim_many(
+        self, max_items: int | None, block: bool, timeout: float | None
+    ) -> list[Lease[T]]: ...
+    def _loan(
+        self,
+        shape: tuple[int, ...],
+        dtype: np.dtype[Any],
+        fortran: bool,
+        block: bool,
+        timeout: float | None,
+    ) -> AbstractContextManager[NDArray[Any]]: ...
     def qsize(self) -> int: ...
     def empty(self) -> bool: ...
     def full(self) -> bool: ...

@@ -5,30 +5,32 @@ The GIL is what makes one handle usable by many threads: no call into the core t
 claims positions gives it up on the way. It is given up while waiting and while copying large
 bodies in and out of chunks, which belong to this participant alone at that time.
 """
+from cpython.buffer cimport PyBuffer_FillInfo, PyBUF_WRITABLE
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from libc.errno cimport errno
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
+from posix.unistd cimport usleep
 
 import os
 import weakref
 from multiprocessing import util
 from types import GenericAlias
 
-from sagequeue._codec cimport Codec, Encoded, write_body
+from sagequeue._codec cimport Codec, Encoded, array_over, describe_array, write_body
 from sagequeue._csrc cimport *
 
 from sagequeue.errors import (
     CorruptSegment, Empty, EncodeError, ForeignSegment, Full, IncompatibleSegment, InvalidOption,
-    OutOfSharedMemory, QueueClosed, QueueError, QueueExists, QueueNotFound, RoleConflict, ShutDown,
+    LeaseEnded, OutOfSharedMemory, QueueClosed, QueueError, QueueExists, QueueNotFound, RoleConflict, ShutDown,
     TooManyParticipants,
 )
 
 cdef enum:
     NEW = 0
     OPEN = 1
-    CLOSED = 2   # by close(); left as soon as nobody is inside
+    CLOSED = 2   # by close(); left as soon as nobody is inside and nothing is leased
     LEFT = 3
     ORPHANED = 4  # after fork, no entry was free for the child
 
@@ -36,6 +38,7 @@ cdef enum:
     BATCH = 256           # messages handed to the core at a time; more do not stay in the cache
     ROUNDS_WITH_GIL = 48  # of spinning, about a microsecond, before the GIL is given up
     ROUNDS_TO_RELEASE = 4000  # for a slot that another consumer is reading at this moment
+    PATIENCE_AT_EXIT_MS = 200
 
 cdef uint64_t FOREVER = <uint64_t> -1
 cdef uint64_t POOL_PATIENCE_NS = 50_000_000  # without a free chunk, before a segment of its own
@@ -74,7 +77,10 @@ cdef class SharedQueue:
     cdef sq_queue queue
     cdef int state
     cdef uint32_t inside       # calls that use the mapping right now with the GIL given up
+    cdef uint32_t bodies       # that look into the mapping
+    cdef uint32_t held         # of them, chunks that are this participant's
     cdef uint32_t inline_max
+    cdef bint mapped
     cdef bint pool_waits       # a chunk came free since the last one that did not come in time
     cdef list overdue          # items taken in a batch with one that could not be decoded
     cdef Codec codec
@@ -111,6 +117,7 @@ cdef class SharedQueue:
         cdef sq_status status = sq_queue_attach(&self.queue, file_name)
         if status == SQ_OK:
             self.state = OPEN  # so that a codec that is not there closes it again
+            self.mapped = True
             self.codec = Codec(self.queue.segment.codec.decode("ascii"))
         self.opened(status)
 
@@ -119,6 +126,7 @@ cdef class SharedQueue:
             raise self.error_of(status)
         self.inline_max = sq_inline_max(&self.queue)
         self.pool_waits = True
+        self.mapped = True
         self.state = OPEN
         handles.add(self)
 
@@ -129,37 +137,54 @@ cdef class SharedQueue:
         """
         if self.state == OPEN:
             self.state = CLOSED
-            if self.inside == 0:
-                self.leave()
-            else:
+            if self.inside > 0:
                 sq_wake_all(&self.queue)  # who waits comes out and leaves
         elif self.state == ORPHANED:
             self.state = LEFT
+        self.go()
+
+    cdef void go(self):
+        """Leave when closed and nothing holds us, unmap when nothing looks into the mapping."""
+        if self.state == CLOSED and self.inside == 0 and self.held == 0:
+            self.leave()
+        if self.state == LEFT and self.inside == 0 and self.bodies == 0 and self.mapped:
+            self.mapped = False
             sq_queue_unmap(&self.queue)
 
     cdef void leave(self):
         self.state = LEFT
         sq_queue_leave(&self.queue)
-        sq_queue_unmap(&self.queue)
+
+    def _leave_at_exit(self):
+        """Leave whatever still waits or is leased: leases go back to the queue."""
+        cdef int patience = PATIENCE_AT_EXIT_MS
+        self.close()
+        while self.state == CLOSED and self.inside > 0 and patience > 0:
+            patience -= 1
+            with nogil:
+                usleep(1000)  # for other threads, which were woken
+        if self.state == CLOSED:
+            self.leave()
 
     cdef void enter(self):
         self.inside += 1
 
     cdef void exit(self):
         self.inside -= 1
-        if self.inside == 0 and self.state == CLOSED:
-            self.leave()
+        self.go()
 
     def __dealloc__(self):
+        # nothing holds or looks any more: it would have kept us alive
         if self.state == OPEN:
             self.leave()
-        elif self.state == ORPHANED:
+        if self.mapped:
             sq_queue_unmap(&self.queue)
 
     def _rejoin_after_fork(self):
         self.inside = 0
+        self.held = 0
         if self.state == CLOSED:
-            self.state = LEFT  # the parent's other thread leaves; the mapping goes with us
+            self.state = LEFT  # the parent's other thread leaves
         elif self.state == OPEN and sq_queue_rejoin(&self.queue) != SQ_OK:
             self.state = ORPHANED
 
@@ -252,6 +277,14 @@ cdef class SharedQueue:
         PyErr_CheckSignals()
         return self.check_open()
 
+    cdef int await_copy(self, uint64_t timeout_ns) except -1:
+        self.enter()
+        with nogil:
+            sq_await_copy(&self.queue, timeout_ns)
+        self.exit()
+        PyErr_CheckSignals()
+        return self.check_open()
+
     # ---- put ----
 
     cdef int enrol_producer(self) except -1:
@@ -292,21 +325,21 @@ cdef class SharedQueue:
     cdef object full_error(self):
         return Full(f"queue {self.name!r} is full: {self.queue.limit} items are waiting")
 
-    cdef bint place(self, const Encoded *encoded, object kept, sq_item *item, bint may_wait,
-                    bint block, uint64_t deadline) except -1:
-        """Write a body that fits no slot into a chunk, or into a segment of its own.
+    cdef bint acquire(self, uint64_t size, uint32_t *chunk, unsigned char **data, bint may_wait,
+                      bint block, uint64_t deadline) except -1:
+        """A chunk of `size` bytes, or one that stands for a segment of its own: then `data` is its
+        memory, to be unmapped, and else NULL.
 
         A pool that is exhausted is waited for as long as chunks keep coming free; then, and
         without blocking at once, the message takes a segment of its own: the bound on what is
         waiting is maxsize, never the pool. False when it would have to wait and may not.
         """
-        cdef uint32_t chunk = 0
-        cdef unsigned char *data = NULL
         cdef sq_status status = SQ_NO_CHUNK
         cdef uint64_t left
         cdef uint64_t patience = 0
-        if encoded.size <= sq_chunk_largest(&self.queue):
-            status = sq_chunk_acquire(&self.queue, encoded.size, &chunk)
+        data[0] = NULL
+        if size <= sq_chunk_largest(&self.queue):
+            status = sq_chunk_acquire(&self.queue, size, chunk)
             if status == SQ_NO_CHUNK:
                 if not may_wait:
                     return False
@@ -315,16 +348,12 @@ cdef class SharedQueue:
                     patience = min(deadline, sq_now_ns() + POOL_PATIENCE_NS)
                     left = left_until(patience)
                 while status == SQ_NO_CHUNK and left > 0:
-                    self.await_chunk(encoded.size, left)
-                    status = sq_chunk_acquire(&self.queue, encoded.size, &chunk)
+                    self.await_chunk(size, left)
+                    status = sq_chunk_acquire(&self.queue, size, chunk)
                     left = left_until(patience)
             self.pool_waits = status == SQ_OK
-        if status == SQ_OK:
-            item.chunk = chunk
-            self.write_chunk(encoded, kept, item, sq_chunk_data(&self.queue, chunk))
-            return True
         if status == SQ_NO_CHUNK:
-            status = sq_external_acquire(&self.queue, encoded.size, &chunk, &data)
+            status = sq_external_acquire(&self.queue, size, chunk, data)
         while status == SQ_NO_CHUNK:
             # not even a small chunk is left to stand for the segment
             left = left_until(deadline)
@@ -333,15 +362,38 @@ cdef class SharedQueue:
             if not block or left == 0:
                 raise Full(f"queue {self.name!r}: its pool of chunks is exhausted")
             self.await_chunk(1, left)
-            status = sq_external_acquire(&self.queue, encoded.size, &chunk, &data)
+            status = sq_external_acquire(&self.queue, size, chunk, data)
         if status != SQ_OK:
             raise self.error_of(status)
-        item.chunk = chunk
+        return True
+
+    cdef bint place(self, const Encoded *encoded, object kept, sq_item *item, bint may_wait,
+                    bint block, uint64_t deadline) except -1:
+        """Write a body that fits no slot; False when it would have to wait and may not."""
+        cdef unsigned char *data = NULL
+        if not self.acquire(encoded.size, &item.chunk, &data, may_wait, block, deadline):
+            return False
+        if data == NULL:
+            self.write_chunk(encoded, kept, item, sq_chunk_data(&self.queue, item.chunk))
+            return True
         try:
             self.write_chunk(encoded, kept, item, data)
         finally:
             sq_external_unmap(data, encoded.size)
         return True
+
+    cdef Body borrow(self, const Encoded *encoded, sq_item *item, bint block, uint64_t deadline):
+        """Memory for a body of which only the first part is written here."""
+        cdef unsigned char *data = NULL
+        cdef Body body
+        self.acquire(encoded.size, &item.chunk, &data, True, block, deadline)
+        body = Body.of(self, item.chunk, RELEASE)
+        body.external = data != NULL
+        body.data = data if data != NULL else sq_chunk_data(&self.queue, item.chunk)
+        body.size = encoded.size
+        body.writable = True
+        self.write_chunk(encoded, None, item, body.data)
+        return body
 
     cdef int write_chunk(self, const Encoded *encoded, object kept, sq_item *item,
                          unsigned char *data) except -1:
@@ -542,17 +594,30 @@ cdef class SharedQueue:
             raise self.error_of(status)
         return 0
 
-    cdef uint32_t take(self, void *taken, uint32_t n, bint block, uint64_t deadline) except 0:
-        """Take up to n messages, waiting for the first."""
+    cdef uint32_t take(self, void *taken, uint32_t n, bint claim, bint block,
+                       uint64_t deadline) except 0:
+        """Take or claim up to n messages, waiting for the first."""
         cdef uint32_t count = 0
         cdef uint64_t left
         cdef sq_status status
         while True:
-            status = sq_take(&self.queue, taken, n, &count)
+            if claim:
+                status = sq_claim(&self.queue, taken, n, &count)
+            else:
+                status = sq_take(&self.queue, taken, n, &count)
             if count > 0:
                 return count  # an error, if any, comes again with the next call
             if status == SQ_CLOSED:
                 raise ShutDown(f"queue {self.name!r} was shut down and nothing is left to get")
+            if status == SQ_NO_CHUNK:
+                left = left_until(deadline) if block else 0
+                if left == 0:
+                    raise Empty(
+                        f"queue {self.name!r}: as many leases are out as it has slots; "
+                        "release some, or create it with a larger capacity"
+                    )
+                self.await_copy(left)
+                continue
             if status != SQ_EMPTY:
                 raise self.error_of(status)
             if sq_spin_message(&self.queue, ROUNDS_WITH_GIL if block else 1):
@@ -567,7 +632,7 @@ cdef class SharedQueue:
     cdef object decode(self, const sq_taken *taken):
         """The object a message stands for; a chunk goes back to the pool."""
         if taken.storage == SQ_INLINE:
-            return self.codec.decode(taken.tag, taken.body, taken.length)
+            return self.codec.decode(taken.tag, taken.body, taken.length, None)
         cdef unsigned char *data = NULL
         cdef sq_status status = sq_external_map(&self.queue, taken.chunk, taken.length, &data)
         if status != SQ_OK and status != SQ_EMPTY:
@@ -577,10 +642,10 @@ cdef class SharedQueue:
         try:
             if status == SQ_EMPTY:
                 return self.codec.decode(
-                    taken.tag, sq_chunk_data(&self.queue, taken.chunk), taken.length
+                    taken.tag, sq_chunk_data(&self.queue, taken.chunk), taken.length, None
                 )
             try:
-                return self.codec.decode(taken.tag, data, taken.length)
+                return self.codec.decode(taken.tag, data, taken.length, None)
             finally:
                 sq_external_unmap(data, taken.length)
         finally:
@@ -602,9 +667,9 @@ cdef class SharedQueue:
         if self.overdue is not None:
             return self.next_overdue()
         if sq_take(&self.queue, taken, 1, &count) != SQ_OK:
-            self.take(taken, 1, block, deadline)
+            self.take(taken, 1, False, block, deadline)
         if taken.storage == SQ_INLINE:
-            return self.codec.decode(taken.tag, taken.body, taken.length)
+            return self.codec.decode(taken.tag, taken.body, taken.length, None)
         return self.decode(taken)
 
     def get_nowait(self):
@@ -643,7 +708,7 @@ cdef class SharedQueue:
         if taken == NULL:
             raise MemoryError()
         try:
-            count = self.take(taken, width, block, deadline)
+            count = self.take(taken, width, False, block, deadline)
             while self.decode_all(taken, stride, count, items) and self.state == OPEN:
                 most -= count
                 count = 0
@@ -683,6 +748,50 @@ cdef class SharedQueue:
         if good:
             return item
         raise item
+
+    # ---- claim and loan ----
+
+    def claim(self, bint block=True, object timeout=None):
+        """Lease the oldest item: it is delivered again unless the lease is released.
+
+        Messages that are delivered again come first, oldest first, and say so in ``redelivered``.
+        Raises what :meth:`get` raises; :class:`Empty` also when as many leases are out as the
+        queue has slots.
+        """
+        return self.claim_some(1, block, timeout)[0]
+
+    def _claim_many(self, object max_items, bint block, object timeout):
+        if max_items is None:
+            max_items = SQ_CLAIM_MAX
+        elif max_items < 1:
+            raise InvalidOption(f"max_items must be at least 1 or None, not {max_items!r}")
+        return self.claim_some(<uint32_t> min(max_items, <uint32_t> SQ_CLAIM_MAX), block, timeout)
+
+    cdef list claim_some(self, uint32_t most, bint block, object timeout):
+        cdef uint64_t deadline = FOREVER
+        cdef size_t stride
+        cdef uint32_t count, i
+        cdef unsigned char *taken
+        cdef list leases = []
+        self.check_open()
+        if block and timeout is not None:
+            deadline = deadline_of(timeout)
+        if not self.queue.consuming:
+            self.enrol_consumer()
+        stride = sq_taken_stride(&self.queue)
+        taken = <unsigned char *> PyMem_Malloc(most * stride)
+        if taken == NULL:
+            raise MemoryError()
+        try:
+            count = self.take(taken, most, True, block, deadline)
+            for i in range(count):
+                leases.append(Lease.of(self, <sq_taken *> (taken + i * stride)))
+        finally:
+            PyMem_Free(taken)
+        return leases
+
+    def _loan(self, tuple shape, object dtype, bint fortran, bint block, object timeout):
+        return Loan(self, shape, dtype, fortran, block, timeout)
 
     # ---- the queue as a whole ----
 
@@ -785,6 +894,9 @@ cdef class SharedQueue:
         return pids
 
 
+include "_lease.pxi"
+
+
 def _rejoin_all():
     cdef SharedQueue handle
     for handle in list(handles):
@@ -794,7 +906,7 @@ def _rejoin_all():
 def _close_all():
     cdef SharedQueue handle
     for handle in list(handles):
-        handle.close()
+        handle._leave_at_exit()
 
 
 def _close_at_exit(_token=None):

@@ -85,6 +85,10 @@ class TooManyParticipants(QueueError):
     """The participant table is full: more handles are open than the queue was created for."""
 
 
+class LeaseEnded(QueueError, ValueError):
+    """The lease was released or rejected, or belongs to another process."""
+
+
 class OutOfSharedMemory(QueueError, MemoryError):
     """The shared-memory file system has no room left for the queue or for a message."""
 

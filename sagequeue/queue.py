@@ -8,11 +8,16 @@ import re
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
+from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import Any, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from sagequeue._shared import SharedQueue
 from sagequeue.errors import InvalidOption, ShutDown
+from sagequeue.leases import Leases
+
+if TYPE_CHECKING:
+    from numpy.typing import DTypeLike, NDArray
 
 T = TypeVar("T")
 
@@ -115,6 +120,45 @@ class SageQueue(SharedQueue[T], Generic[T]):
         queue.logger = logging.getLogger("sagequeue")
         queue._attach(_checked_name(name))
         return queue
+
+    def claim_many(
+        self, max_items: int | None = None, block: bool = True, timeout: float | None = None
+    ) -> Leases[T]:
+        """Lease what is there, at most ``max_items`` (256 without), waiting only for the first.
+
+        Raises what :meth:`get_many` raises.
+        """
+        return Leases(self._claim_many(max_items, block, timeout))
+
+    def loan(
+        self,
+        shape: int | tuple[int, ...],
+        dtype: DTypeLike = "uint8",
+        *,
+        order: Literal["C", "F"] = "C",
+        block: bool = True,
+        timeout: float | None = None,
+    ) -> AbstractContextManager[NDArray[Any]]:
+        """An array in the queue's memory to write in place, which is put without another copy.
+
+        >>> with queue.loan((1080, 1920, 3), "u1") as frame:
+        ...     camera.read_into(frame)
+
+        The end of the block puts it; when the block raises, nothing is put. From then on the array
+        is read-only, and its memory is not used again before it is gone. Where views of it, or
+        other names for it, outlive the block, a copy is put in its stead. ``timeout`` covers the
+        wait for memory and the wait for room.
+
+        Raises:
+            InvalidOption: the dtype is not plain data, or the codec carries no arrays.
+            Full, ShutDown: at the end of the block, as :meth:`put` does.
+        """
+        import numpy
+
+        extents = (shape,) if isinstance(shape, int) else tuple(shape)
+        _check("shape", shape, all(extent >= 0 for extent in extents), "extents of 0 or more")
+        _check("order", order, order in ("C", "F"), "C or F")
+        return self._loan(extents, numpy.dtype(dtype), order == "F", block, timeout)
 
     def get_reference(self) -> SageQueueRef[T]:
         """A small picklable name of this queue, which holds nothing open."""
