@@ -14,6 +14,30 @@
 
 #include <string.h>
 
+/* ---- intents ---- */
+
+static void publish(_Atomic uint64_t *intent, uint64_t value) {
+    if (SQ_RECOVERY) {
+        /* relaxed: the CAS that follows releases it, so who sees its effect sees the intent */
+        atomic_store_explicit(intent, value, memory_order_relaxed);
+    }
+}
+
+static void withdraw(_Atomic uint64_t *intent) {
+    if (SQ_RECOVERY) {
+        /* release: who sees the intent withdrawn sees the slots settled */
+        atomic_store_explicit(intent, 0, memory_order_release);
+    }
+}
+
+/* Put on a chunk's record which message it is. */
+static void set_place(sq_chunk *entry, uint64_t position) {
+    if (SQ_RECOVERY) {
+        /* relaxed: the slot's sequence word, or the chunk's own, releases it */
+        atomic_store_explicit(&entry->place, position + 1, memory_order_relaxed);
+    }
+}
+
 /* ---- what can be reserved, what can be claimed ---- */
 
 static bool slot_is(const sq_queue *queue, uint64_t position, unsigned state) {
@@ -142,8 +166,7 @@ static void write_slot(sq_queue *queue, uint64_t position, const sq_item *item) 
         memcpy(slot->body, item->body, item->length);
     } else {
         memcpy(slot->body, &item->chunk, sizeof item->chunk);
-        atomic_store_explicit(&sq_chunk_at(queue, item->chunk)->place, position + 1,
-                              memory_order_relaxed);
+        set_place(sq_chunk_at(queue, item->chunk), position);
     }
 }
 
@@ -194,9 +217,7 @@ sq_status sq_put(sq_queue *queue, const sq_item *items, uint32_t n, uint32_t *ac
         if (queue->single_producer) {
             write_committed(queue, tail, items, room);
         } else {
-            /* relaxed: the CAS below releases it, so who sees the tail moved sees the intent */
-            atomic_store_explicit(&queue->self->put_intent, sq_intent(tail, room),
-                                  memory_order_relaxed);
+            publish(&queue->self->put_intent, sq_intent(tail, room));
         }
         /* seq_cst: releases the intent or the slots; also the full barrier between publishing
          * and asking whether anybody waits. A CAS, because a shutdown sets the closed bit. */
@@ -205,7 +226,7 @@ sq_status sq_put(sq_queue *queue, const sq_item *items, uint32_t n, uint32_t *ac
             break;
         }
         /* a stale intent would shield a position that another one reserved and died on */
-        atomic_store_explicit(&queue->self->put_intent, 0, memory_order_relaxed);
+        publish(&queue->self->put_intent, 0);
     }
     if (!queue->single_producer) {
         write_committed(queue, tail, items, room - 1);
@@ -214,8 +235,7 @@ sq_status sq_put(sq_queue *queue, const sq_item *items, uint32_t n, uint32_t *ac
         atomic_exchange_explicit(&sq_segment_slot(&queue->segment, tail + room - 1)->sequence,
                                  sq_sequence(queue, tail + room - 1, SQ_COMMITTED),
                                  memory_order_seq_cst);
-        /* release: who sees the intent withdrawn sees the slots committed */
-        atomic_store_explicit(&queue->self->put_intent, 0, memory_order_release);
+        withdraw(&queue->self->put_intent);
     }
     *accepted = room;
     notify_committed(queue, tail, room);
@@ -244,7 +264,7 @@ static sq_status lease(sq_queue *queue, uint32_t chunk, uint64_t position, sq_ta
         return SQ_CORRUPT;
     }
     entry->deliveries = taken->deliveries;
-    atomic_store_explicit(&entry->place, position + 1, memory_order_relaxed);
+    set_place(entry, position);
     uint64_t leased = sq_chunk_word(SQ_CHUNK_LEASED, queue->id);
     if (sq_chunk_pinner(word) == 0) {
         atomic_store_explicit(&entry->word, leased, memory_order_release);
@@ -275,7 +295,7 @@ static void lease_copy(sq_queue *queue, copies *copies, uint64_t position, const
     entry->deliveries = taken->deliveries;
     taken->chunk = chunk;
     taken->storage = SQ_IN_CHUNK;
-    atomic_store_explicit(&entry->place, position + 1, memory_order_relaxed);
+    set_place(entry, position);
     /* release: who finds the lease finds all of the message in it */
     atomic_store_explicit(&entry->word, sq_chunk_word(SQ_CHUNK_LEASED, queue->id),
                           memory_order_release);
@@ -389,22 +409,19 @@ static sq_status take_as_one_of_many(sq_queue *queue, void *taken, uint32_t n, u
             head = now;
             continue;
         }
-        /* relaxed: the CAS below releases it, so who sees the head moved sees the intent */
-        atomic_store_explicit(&queue->self->take_intent, sq_intent(head, claimed),
-                              memory_order_relaxed);
+        publish(&queue->self->take_intent, sq_intent(head, claimed));
         /* acq_rel: releases the intent; that the slots are readable was acquired from them */
         if (atomic_compare_exchange_strong_explicit(&header->head, &head, head + claimed,
                                                     memory_order_acq_rel, memory_order_relaxed)) {
             break;
         }
-        atomic_store_explicit(&queue->self->take_intent, 0, memory_order_relaxed);
+        publish(&queue->self->take_intent, 0);
     }
     sq_status status = overrun(queue, head)
                            ? SQ_CORRUPT
                            : read_claimed(queue, head, claimed, taken, count, copies);
     release_slots(queue, head, claimed);
-    /* release: who sees the intent withdrawn sees the slots released */
-    atomic_store_explicit(&queue->self->take_intent, 0, memory_order_release);
+    withdraw(&queue->self->take_intent);
     notify_released(queue, head, claimed);
     return status;
 }
@@ -463,8 +480,9 @@ static void find_returned_chunks(const sq_queue *queue, returned *oldest) {
 /* Whether a death was settled since we found nothing to deliver again. */
 static bool redelivery_news(const sq_queue *queue) {
     /* acquire: the messages were made ready before the epoch grew */
-    return atomic_load_explicit(&queue->header->redelivery_epoch, memory_order_acquire) !=
-           seen(&queue->redelivery_seen);
+    return SQ_RECOVERY &&
+           atomic_load_explicit(&queue->header->redelivery_epoch, memory_order_acquire) !=
+               seen(&queue->redelivery_seen);
 }
 
 static returned find_returned(sq_queue *queue, bool all) {
@@ -490,8 +508,7 @@ static bool claim_returned(sq_queue *queue, const returned *message) {
                                                        memory_order_relaxed);
     }
     uint64_t sequence = sq_sequence(queue, message->position, SQ_REDELIVER);
-    atomic_store_explicit(&queue->self->take_intent, sq_intent(message->position, 1),
-                          memory_order_relaxed);
+    publish(&queue->self->take_intent, sq_intent(message->position, 1));
     /* acq_rel: releases the intent, acquires the slot's bytes */
     if (atomic_compare_exchange_strong_explicit(
             &sq_segment_slot(&queue->segment, message->position)->sequence, &sequence,
@@ -499,7 +516,7 @@ static bool claim_returned(sq_queue *queue, const returned *message) {
             memory_order_relaxed)) {
         return true;
     }
-    atomic_store_explicit(&queue->self->take_intent, 0, memory_order_release);
+    withdraw(&queue->self->take_intent);
     return false;
 }
 
@@ -522,7 +539,7 @@ static sq_status take_returned(sq_queue *queue, sq_taken *taken, uint32_t *count
             slot->deliveries = once_more(slot->deliveries);
             status = read_slot(queue, message.position, taken, copies);
             release_slots(queue, message.position, 1);
-            atomic_store_explicit(&queue->self->take_intent, 0, memory_order_release);
+            withdraw(&queue->self->take_intent);
             notify_released(queue, message.position, 1);
         } else {
             taken->deliveries = once_more(sq_chunk_at(queue, message.chunk)->deliveries);
@@ -792,7 +809,7 @@ static void await(sq_queue *queue, sq_event *event, bool (*ready)(sq_queue *),
     uint64_t sleep = timeout_ns < interval / 2 ? timeout_ns : interval / 2;
     sq_event_sleep(event, key, sleep);
     /* also when it was not the timeout: traffic behind a dead one's slot wakes us all the time */
-    if (!ready(queue)) {
+    if (SQ_RECOVERY && !ready(queue)) {
         complete_shutdown(queue);
         sq_recover(queue, interval / 4);
     }

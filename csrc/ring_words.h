@@ -4,6 +4,11 @@
 
 #include "queue.h"
 
+/* 0 leaves out what a death is settled by: only to measure what that costs. */
+#ifndef SQ_RECOVERY
+#define SQ_RECOVERY 1
+#endif
+
 static inline uint64_t sq_sequence(const sq_queue *queue, uint64_t position, unsigned state) {
     return (position >> queue->turn_shift) << 2 | state;
 }

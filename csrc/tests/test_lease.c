@@ -12,7 +12,10 @@ static uint32_t claim(sq_queue *own, message *m, uint32_t *chunk) {
     uint64_t space[SQ_TAKEN_WORDS];
     sq_taken *taken = (sq_taken *)space;
     uint32_t count;
-    CHECK(sq_claim(own, space, 1, &count) == SQ_OK && count == 1);
+    while (sq_claim(own, space, 1, &count) == SQ_EMPTY) {
+        sq_await_message(own, HANG_NS);
+    }
+    CHECK(count == 1);
     CHECK(taken->storage == SQ_IN_CHUNK && taken->tag == 1);
     unsigned char *data;
     sq_status status = sq_external_map(own, taken->chunk, taken->length, &data);
@@ -247,9 +250,6 @@ static void consume_pinned(void *n) {
     uint32_t chunk;
     CHECK(sq_queue_attach(&own, queue.file_name) == SQ_OK);
     for (uint32_t i = 0; i < *(uint32_t *)n; i++) {
-        while (sq_size(&own) == 0) {
-            sq_await_message(&own, HANG_NS);
-        }
         claim(&own, &m, &chunk);
         sq_chunk_release(&own, chunk);
     }

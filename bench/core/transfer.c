@@ -1,0 +1,130 @@
+/* Messages a second through the C core, from one process to another, or put and taken in turn by
+ * one. Arguments: processes, mode, messages a call, bytes of a body, messages in all. */
+#include "queue.h"
+#include "wait.h"
+
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define BATCH_MAX 256u
+#define BODY_MAX 4096u
+
+static void pin_to(int core) {
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    CPU_SET(core % (int)sysconf(_SC_NPROCESSORS_ONLN), &set);
+    sched_setaffinity(0, sizeof set, &set);
+}
+
+static void produce(sq_queue *queue, uint32_t batch, uint32_t bytes, uint64_t messages) {
+    static unsigned char body[BODY_MAX];
+    sq_item items[BATCH_MAX];
+    while (messages > 0) {
+        uint32_t n = messages < batch ? (uint32_t)messages : batch, done = 0, accepted;
+        for (uint32_t i = 0; i < n; i++) {
+            items[i] = (sq_item){.body = body, .length = bytes, .storage = SQ_INLINE};
+            if (bytes > sq_inline_max(queue)) {
+                while (sq_chunk_acquire(queue, bytes, &items[i].chunk) != SQ_OK) {
+                    sq_await_chunk(queue, bytes, 1000000000);
+                }
+                memcpy(sq_chunk_data(queue, items[i].chunk), body, bytes);
+                sq_chunk_describe(queue, items[i].chunk, bytes, 1);
+                items[i].storage = SQ_IN_CHUNK;
+            }
+        }
+        while (done < n) {
+            if (sq_put(queue, items + done, n - done, &accepted) == SQ_FULL) {
+                sq_await_room(queue, 1000000000);
+            }
+            done += accepted;
+        }
+        messages -= n;
+    }
+}
+
+static void consume(sq_queue *queue, uint32_t batch, uint64_t messages) {
+    static unsigned char out[BODY_MAX];
+    void *taken = malloc(batch * sq_taken_stride(queue));
+    while (messages > 0) {
+        uint32_t count;
+        if (sq_take(queue, taken, batch, &count) == SQ_EMPTY) {
+            sq_await_message(queue, 1000000000);
+        }
+        for (uint32_t i = 0; i < count; i++) {
+            sq_taken *one = (sq_taken *)((char *)taken + i * sq_taken_stride(queue));
+            if (one->storage == SQ_IN_CHUNK) {
+                memcpy(out, sq_chunk_data(queue, one->chunk), one->length);
+                sq_chunk_release(queue, one->chunk);
+            }
+        }
+        messages -= count;
+    }
+    free(taken);
+}
+
+static void produce_in_another_process(sq_queue *queue, uint32_t batch, uint32_t bytes,
+                                       uint64_t messages) {
+    if (fork() == 0) {
+        pin_to(1);
+        if (sq_queue_rejoin(queue) != SQ_OK || sq_queue_enrol_producer(queue) != SQ_OK) {
+            _exit(2);
+        }
+        produce(queue, batch, bytes, messages);
+        sq_queue_leave(queue);
+        _exit(0);
+    }
+}
+
+static void produce_and_consume(sq_queue *queue, uint32_t batch, uint32_t bytes,
+                                uint64_t messages) {
+    sq_queue_enrol_producer(queue);
+    for (uint64_t burst = 512; messages > 0; messages -= burst) {
+        burst = messages < burst ? messages : burst;
+        produce(queue, batch, bytes, burst);
+        consume(queue, batch, burst);
+    }
+}
+
+int main(int argc, char **argv) {
+    if (argc != 6) {
+        return 2;
+    }
+    argv++;
+    char name[64];
+    uint32_t batch = (uint32_t)atoi(argv[2]), bytes = (uint32_t)atoi(argv[3]);
+    uint64_t messages = (uint64_t)atoll(argv[4]);
+    sq_queue queue;
+    sq_options options = {.pool_bytes = 16 << 20,
+                          .capacity = 16384,
+                          .slot_bytes = 128,
+                          .participants = 129,
+                          .mode = (uint32_t)atoi(argv[1]),
+                          .recovery_ms = 100,
+                          .codec = "bench"};
+    snprintf(name, sizeof name, "sagequeue-bench-%d", (int)getpid());
+    if (batch > BATCH_MAX || bytes > BODY_MAX || sq_queue_create(&queue, name, &options) != SQ_OK) {
+        return 2;
+    }
+    pin_to(0);
+    sq_queue_enrol_consumer(&queue);
+    uint64_t start;
+    if (atoi(argv[0]) == 2) {
+        produce_in_another_process(&queue, batch, bytes, messages + 1);
+        consume(&queue, 1, 1);
+        start = sq_now_ns();
+        consume(&queue, batch, messages);
+    } else {
+        produce_and_consume(&queue, batch, bytes, messages / 10); /* memory is touched */
+        start = sq_now_ns();
+        produce_and_consume(&queue, batch, bytes, messages);
+    }
+    double seconds = (double)(sq_now_ns() - start) / 1e9;
+    wait(NULL);
+    sq_queue_leave(&queue);
+    printf("%.0f\n", (double)messages / seconds);
+    return 0;
+}
