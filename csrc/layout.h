@@ -156,6 +156,8 @@ typedef struct sq_header {
     _Atomic uint64_t last_recovery_ns;  /* monotonic clock, common to the machine */
     _Atomic uint64_t slots_backed;      /* bytes of the ring that have memory behind them */
     _Atomic uint64_t external_segments; /* source of numbers for them */
+    _Atomic uint64_t burial;            /* position that is being made a tombstone, plus 1, or 0 */
+    _Atomic uint64_t dropped_by_burial; /* what `dropped` is to be when that is done */
 
     /* Each cursor and event on a line pair of its own: they are written by different sides. */
     _Alignas(SQ_PAIR) _Atomic uint64_t tail; /* next position to reserve, and the closed bit */

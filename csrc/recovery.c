@@ -44,6 +44,38 @@ static bool covered_by_the_living(const sq_queue *queue, uint32_t dead, uint64_t
     return false;
 }
 
+/* Tombstones are counted, and whoever counts may die at it: what the count is to be is on record
+ * before the slot changes. Only the recoverer writes these words. */
+static void complete_burial(sq_queue *queue) {
+    sq_header *header = queue->header;
+    uint64_t burial = atomic_load_explicit(&header->burial, memory_order_acquire);
+    if (burial == 0) {
+        return;
+    }
+    const sq_slot *slot = sq_segment_slot(&queue->segment, burial - 1);
+    if (atomic_load_explicit(&slot->sequence, memory_order_acquire) >=
+        sq_sequence(queue, burial - 1, SQ_TOMBSTONE)) {
+        uint64_t dropped = atomic_load_explicit(&header->dropped_by_burial, memory_order_relaxed);
+        atomic_store_explicit(&header->dropped, dropped, memory_order_seq_cst);
+    }
+    /* release: the count is right before there is nothing left to complete */
+    atomic_store_explicit(&header->burial, 0, memory_order_release);
+}
+
+/* The caller knows that the slot is the dead one's: nobody else changes it. */
+static void bury(sq_queue *queue, uint64_t position, uint64_t sequence) {
+    sq_header *header = queue->header;
+    atomic_store_explicit(&header->dropped_by_burial,
+                          atomic_load_explicit(&header->dropped, memory_order_relaxed) + 1,
+                          memory_order_relaxed);
+    /* release: the count with it */
+    atomic_store_explicit(&header->burial, position + 1, memory_order_release);
+    atomic_compare_exchange_strong_explicit(&sq_segment_slot(&queue->segment, position)->sequence,
+                                            &sequence, sq_sequence(queue, position, SQ_TOMBSTONE),
+                                            memory_order_seq_cst, memory_order_relaxed);
+    complete_burial(queue);
+}
+
 /* Reserved by the dead and never committed: consumers shall skip it. False when a living
  * participant's intent covers a position too: which of the two it is shows in a moment. */
 static bool bury_reservations(sq_queue *queue, uint32_t dead) {
@@ -63,10 +95,9 @@ static bool bury_reservations(sq_queue *queue, uint32_t dead) {
         }
         if (covered_by_the_living(queue, dead, position, false)) {
             settled = false;
-        } else if (atomic_compare_exchange_strong_explicit(
-                       word, &sequence, sq_sequence(queue, position, SQ_TOMBSTONE),
-                       memory_order_seq_cst, memory_order_relaxed)) {
-            atomic_fetch_add_explicit(&queue->header->dropped, 1, memory_order_seq_cst);
+        } else if (sequence == atomic_load_explicit(word, memory_order_acquire)) {
+            /* a living one that withdrew its intent meanwhile had committed before */
+            bury(queue, position, sequence);
         }
     }
     return settled;
@@ -252,6 +283,7 @@ uint32_t sq_recover(sq_queue *queue, uint64_t every_ns) {
     }
     uint32_t found = 0;
     if (become_recoverer(queue)) {
+        complete_burial(queue);
         atomic_store_explicit(&header->last_recovery_ns, now, memory_order_relaxed);
         found = settle_the_dead(queue);
         resign_as_recoverer(queue);

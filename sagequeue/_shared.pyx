@@ -41,6 +41,7 @@ cdef enum:
     PATIENCE_AT_EXIT_MS = 200
 
 cdef uint64_t FOREVER = <uint64_t> -1
+cdef uint64_t RECOVER_EVERY_NS = 20_000_000  # by those who do not wait
 cdef uint64_t POOL_PATIENCE_NS = 50_000_000  # without a free chunk, before a segment of its own
 
 cdef str PREFIX = "sagequeue-"
@@ -313,14 +314,19 @@ cdef class SharedQueue:
             if sq_spin_room(&self.queue, ROUNDS_WITH_GIL):
                 continue
             if not block:
-                if (sq_size(&self.queue) < self.queue.limit
-                        and sq_spin_room(&self.queue, ROUNDS_TO_RELEASE)):
+                if self.makes_room():
                     continue
                 raise self.full_error()
             left = left_until(deadline)
             if left == 0:
                 raise self.full_error()
             self.await_room(left)
+
+    cdef bint makes_room(self):
+        """Whether there is room but for a slot that is being read, or whose reader is dead."""
+        return sq_size(&self.queue) < self.queue.limit and (
+            sq_spin_room(&self.queue, ROUNDS_TO_RELEASE)
+            or sq_recover(&self.queue, RECOVER_EVERY_NS) > 0)
 
     cdef object full_error(self):
         return Full(f"queue {self.name!r} is full: {self.queue.limit} items are waiting")
@@ -425,7 +431,7 @@ cdef class SharedQueue:
             self.await_room(left)
         if sq_is_shutdown(&self.queue):
             raise ShutDown(f"queue {self.name!r} was shut down; nothing more can be put")
-        if not block and not sq_spin_room(&self.queue, ROUNDS_TO_RELEASE):
+        if not block and not self.makes_room():
             raise self.full_error()
         self.place(encoded, kept, &item, True, block, deadline)
         try:
@@ -624,6 +630,8 @@ cdef class SharedQueue:
                 continue
             left = left_until(deadline) if block else 0
             if left == 0:
+                if sq_size(&self.queue) > 0 and sq_recover(&self.queue, RECOVER_EVERY_NS) > 0:
+                    continue  # what is there was behind a dead one's slot
                 raise Empty(f"queue {self.name!r} is empty")
             if sq_check_cursors(&self.queue) != SQ_OK:
                 raise self.error_of(SQ_CORRUPT)
