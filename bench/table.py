@@ -7,7 +7,7 @@ import statistics
 from dataclasses import dataclass
 from pathlib import Path
 
-OURS = ("SageQueue mpmc", "ObjectQueue")
+OURS = ("SageQueue mpmc", "ObjectQueue", "SageQueue, 64 KiB")
 
 
 @dataclass(frozen=True)

@@ -83,15 +83,22 @@ cdef void copy(void *target, const void *source, uint64_t size) noexcept:
 
 cdef bint is_ndarray(object item):
     """Exactly numpy.ndarray, without importing numpy for those who do not use it."""
-    global numpy, ndarray_type
+    global ndarray_type
     cdef PyTypeObject *kind = Py_TYPE(item)
     if ndarray_type == NULL:
         if strcmp(kind.tp_name, b"numpy.ndarray") != 0:
             return False
+        import_numpy()
+        ndarray_type = <PyTypeObject *> numpy.ndarray
+    return kind == ndarray_type
+
+
+cdef int import_numpy() except -1:
+    global numpy
+    if numpy is None:
         import numpy as module
         numpy = module
-        ndarray_type = <PyTypeObject *> module.ndarray
-    return kind == ndarray_type
+    return 0
 
 
 cdef bytes dtype_name(object dtype):
@@ -269,6 +276,7 @@ cdef object describe_array(object shape, object dtype, bint fortran, Encoded *en
     cdef bytes name
     cdef uint64_t at = sizeof(header)
     cdef uint64_t size = dtype.itemsize
+    import_numpy()
     try:
         name = dtype_names[dtype]
     except KeyError:
@@ -504,7 +512,6 @@ cdef object decode_with_buffers(const unsigned char *data, uint64_t size, object
 
 
 cdef object decode_array(const unsigned char *data, uint64_t size, object source):
-    global numpy
     cdef ArrayHeader header
     cdef int64_t extent
     cdef HeldBuffer held
@@ -525,9 +532,7 @@ cdef object decode_array(const unsigned char *data, uint64_t size, object source
         shape.append(extent)
         at += 8
     name = PyBytes_FromStringAndSize(<const char *> data + at, header.dtype_length)
-    if numpy is None:
-        import numpy as module
-        numpy = module
+    import_numpy()
     try:
         dtype = dtype_named(name)
     except (TypeError, ValueError) as error:

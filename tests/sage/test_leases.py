@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -433,3 +435,16 @@ def test_memory_lent_by_a_killed_producer_is_free() -> None:
         assert queue.get(timeout=10).sum() == 60_000
         queue.recover()
         assert chunks_are_free(queue)
+
+
+def test_a_loan_may_be_the_first_array_of_a_process() -> None:
+    script = (
+        "from sagequeue import SageQueue\n"
+        "with SageQueue() as queue:\n"
+        "    with queue.loan(5, 'f4') as array:\n"
+        "        array[:] = 2\n"
+        "    del array\n"
+        "    print(queue.claim().item.sum())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("10.0\n", "")
