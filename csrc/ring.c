@@ -250,7 +250,7 @@ static sq_taken *taken_at(const sq_queue *queue, void *taken, uint32_t i) {
 
 /* Lease the chunk a slot names to us. Its word is no longer the producer's: from here on the
  * lease is the message, and the slot may go. */
-static sq_status lease(sq_queue *queue, uint32_t chunk, uint64_t position, sq_taken *taken) {
+static inline sq_status lease(sq_queue *queue, uint32_t chunk, uint64_t position, sq_taken *taken) {
     sq_chunk *entry = sq_chunk_at(queue, chunk);
     uint64_t word = atomic_load_explicit(&entry->word, memory_order_relaxed);
     unsigned state = sq_chunk_state(word);
@@ -286,8 +286,8 @@ typedef struct copies {
 } copies;
 
 /* Lease a copy of a slot's body. */
-static void lease_copy(sq_queue *queue, copies *copies, uint64_t position, const sq_slot *slot,
-                       sq_taken *taken) {
+static __attribute__((noinline)) void lease_copy(sq_queue *queue, copies *copies, uint64_t position,
+                                                 const sq_slot *slot, sq_taken *taken) {
     uint32_t chunk = copies->chunks[copies->used++];
     sq_chunk *entry = sq_chunk_at(queue, chunk);
     memcpy(sq_chunk_data(queue, chunk), slot->body, taken->length);
@@ -303,7 +303,8 @@ static void lease_copy(sq_queue *queue, copies *copies, uint64_t position, const
 
 /* Copy a claimed slot out, or lease what it holds; nothing in it is believed before it is checked.
  */
-static sq_status read_slot(sq_queue *queue, uint64_t position, sq_taken *taken, copies *copies) {
+static inline sq_status read_slot(sq_queue *queue, uint64_t position, sq_taken *taken,
+                                  copies *copies) {
     const sq_slot *slot = sq_segment_slot(&queue->segment, position);
     uint8_t storage = SQ_ONCE(slot->storage);
     taken->deliveries = slot->deliveries;
@@ -524,7 +525,8 @@ static uint16_t once_more(uint16_t deliveries) {
     return deliveries < UINT16_MAX ? deliveries + 1 : deliveries;
 }
 
-static sq_status take_returned(sq_queue *queue, sq_taken *taken, uint32_t *count, copies *copies) {
+SQ_SELDOM static sq_status take_returned(sq_queue *queue, sq_taken *taken, uint32_t *count,
+                                         copies *copies) {
     for (;;) {
         returned message = find_returned(queue, false);
         if (message.count == 0) {

@@ -4,6 +4,9 @@
 
 #include "queue.h"
 
+/* Off the path that every message takes, so that the compiler keeps that one together. */
+#define SQ_SELDOM __attribute__((cold, noinline))
+
 /* 0 leaves out what a death is settled by: only to measure what that costs. */
 #ifndef SQ_RECOVERY
 #define SQ_RECOVERY 1
