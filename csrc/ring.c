@@ -600,7 +600,8 @@ sq_status sq_check_cursors(const sq_queue *queue) {
     uint64_t head = atomic_load_explicit(&queue->header->head, memory_order_acquire);
     /* the tail is not behind a head read before it, nor a lap ahead of one read after it */
     bool sane = before <= tail && (int64_t)(tail - head) <= (int64_t)queue->segment.capacity;
-    return sane && !cursor_is_stuck(queue, head, tail) ? SQ_OK : SQ_CORRUPT;
+    bool stuck = SQ_RECOVERY && cursor_is_stuck(queue, head, tail);
+    return sane && !stuck ? SQ_OK : SQ_CORRUPT;
 }
 
 static sq_status take_next(sq_queue *queue, void *taken, uint32_t n, uint32_t *count,
