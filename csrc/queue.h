@@ -132,6 +132,15 @@ sq_status sq_external_map(sq_queue *queue, uint32_t chunk, uint64_t bytes, unsig
 /* Remove all segments of messages, which nobody will take any more. */
 void sq_external_drop_all(sq_queue *queue);
 
+/* usage.c */
+typedef struct sq_usage {
+    uint64_t chunk_bytes_held;
+    uint32_t slots_held;  /* claimed by somebody and not released */
+    uint32_t chunks_held; /* being written, queued, leased or looked at */
+    uint32_t leases;
+} sq_usage;
+sq_usage sq_usage_of(const sq_queue *queue);
+
 /* recovery.c: the dead */
 /* Settle what dead participants left; returns how many were found. Cheap when another
  * participant did it within `every_ns`. */

@@ -37,6 +37,7 @@ from sagequeue.errors import (
 from sagequeue.local_queue import LocalQueue
 from sagequeue.protocol import Queue
 from sagequeue.ray_queue import RayQueue
+from sagequeue.usage import Usage
 
 if TYPE_CHECKING:
     from sagequeue._object import ObjectQueue
@@ -73,6 +74,7 @@ __all__ = [
     "SageQueueRef",
     "ShutDown",
     "TooManyParticipants",
+    "Usage",
     "__version__",
     "create_queue",
     "register_codec",

@@ -108,4 +108,11 @@ cdef extern from "queue.h" nogil:
     sq_status sq_external_map(sq_queue *queue, uint32_t chunk, uint64_t bytes,
                               unsigned char **data)
     void sq_external_unmap(unsigned char *data, uint64_t bytes)
+    ctypedef struct sq_usage:
+        uint64_t chunk_bytes_held
+        uint32_t slots_held
+        uint32_t chunks_held
+        uint32_t leases
+
+    sq_usage sq_usage_of(const sq_queue *queue)
     uint32_t sq_recover(sq_queue *queue, uint64_t every_ns)

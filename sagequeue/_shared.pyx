@@ -21,6 +21,7 @@ from types import GenericAlias
 from sagequeue._codec cimport Codec, Encoded, array_over, describe_array, write_body
 from sagequeue._csrc cimport *
 
+from sagequeue.usage import Usage
 from sagequeue.errors import (
     CorruptSegment, Empty, EncodeError, ForeignSegment, Full, IncompatibleSegment, InvalidOption,
     LeaseEnded, OutOfSharedMemory, QueueClosed, QueueError, QueueExists, QueueNotFound, RoleConflict, ShutDown,
@@ -880,6 +881,12 @@ cdef class SharedQueue:
     def codec_name(self):
         """Name of the codec, the same for all participants."""
         return self.codec.name
+
+    def usage(self):
+        """What of the ring and the pool is in use at this moment: a :class:`~sagequeue.Usage`."""
+        self.check_open()
+        cdef sq_usage used = sq_usage_of(&self.queue)
+        return Usage(used.slots_held, used.leases, used.chunks_held, used.chunk_bytes_held)
 
     def recover(self):
         """Look for dead participants now and settle what they left; returns how many were found.

@@ -446,5 +446,7 @@ def test_a_loan_may_be_the_first_array_of_a_process() -> None:
         "    del array\n"
         "    print(queue.claim().item.sum())\n"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60
+    )
     assert (done.stdout, done.stderr) == ("10.0\n", "")
