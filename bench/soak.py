@@ -38,6 +38,7 @@ MAXSIZE = 64
 POOL_BYTES = 4 << 20
 PATIENCE_SECONDS = 60.0
 STALL_LIMIT_SECONDS = 1.0
+RSS_GROWTH_LIMIT = 16 << 20
 
 _PUTS = struct.Struct("<QQd")  # about to put, put, longest wait
 _SIGHTING = struct.Struct("<QQQd")  # producer, number, redelivered | torn << 1, wait
@@ -86,7 +87,8 @@ class Report:
     def correct(self) -> bool:
         """Whether every message is accounted for and nothing is left behind."""
         wrong = self.lost + self.torn + self.duplicates + self.failed_workers + self.unfinished
-        return wrong == 0 and self.pool_whole and self.slots_whole and not self.left_in_shm
+        whole = self.pool_whole and self.slots_whole and self.rss_growth < RSS_GROWTH_LIMIT
+        return wrong == 0 and whole and not self.left_in_shm
 
     def __str__(self) -> str:
         return "\n".join(f"{name:>16}  {value}" for name, value in vars(self).items())
