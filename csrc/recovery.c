@@ -202,6 +202,7 @@ void sq_announce_returned(sq_queue *queue) {
     /* seq_cst: after the messages are ready, before the load in notify */
     atomic_fetch_add_explicit(&queue->header->redelivery_epoch, 1, memory_order_seq_cst);
     sq_event_notify(&queue->header->not_empty, INT32_MAX);
+    sq_event_notify(&queue->header->chunk_free, INT32_MAX); /* they may claim it without a copy */
 }
 
 static void give_up_role(_Atomic uint32_t *role, uint32_t participant) {

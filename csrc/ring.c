@@ -486,13 +486,15 @@ static bool redelivery_news(const sq_queue *queue) {
                seen(&queue->redelivery_seen);
 }
 
-static returned find_returned(sq_queue *queue, bool all) {
+static returned find_returned(sq_queue *queue, bool all, bool slots_too) {
     returned oldest = {0};
     /* acquire: as above; read first, so that what comes while we look is news again */
     uint64_t epoch = atomic_load_explicit(&queue->header->redelivery_epoch, memory_order_acquire);
-    find_returned_slots(queue, all, &oldest);
+    if (slots_too) {
+        find_returned_slots(queue, all, &oldest);
+    }
     find_returned_chunks(queue, &oldest);
-    if (oldest.count == 0) {
+    if (oldest.count == 0 && slots_too) {
         atomic_store_explicit(&queue->redelivery_seen, epoch, memory_order_relaxed);
     }
     return oldest;
@@ -528,7 +530,9 @@ static uint16_t once_more(uint16_t deliveries) {
 SQ_SELDOM static sq_status take_returned(sq_queue *queue, sq_taken *taken, uint32_t *count,
                                          copies *copies) {
     for (;;) {
-        returned message = find_returned(queue, false);
+        /* without a copy to make of a slot's body, there are still chunks: some may be copies of
+         * the dead, which keep us from having one */
+        returned message = find_returned(queue, false, copies == NULL || copies->count > 0);
         if (message.count == 0) {
             return SQ_EMPTY;
         }
@@ -617,6 +621,9 @@ static sq_status take_next(sq_queue *queue, void *taken, uint32_t n, uint32_t *c
                 return status;
             }
         }
+        if (copies != NULL && copies->count == 0) {
+            return SQ_NO_CHUNK;
+        }
         sq_status status = queue->single_consumer
                                ? take_as_only_consumer(queue, taken, n, count, copies)
                                : take_as_one_of_many(queue, taken, n, count, copies);
@@ -666,7 +673,7 @@ sq_status sq_claim(sq_queue *queue, void *taken, uint32_t n, uint32_t *count) {
         status = sq_copy_acquire(queue, &copies.chunks[copies.count]);
         copies.count += status == SQ_OK;
     }
-    if (copies.count > 0) {
+    if (copies.count > 0 || status == SQ_NO_CHUNK) {
         status = take_or_claim(queue, taken, copies.count, count, &copies);
     }
     while (copies.count > copies.used) {
@@ -684,7 +691,8 @@ uint64_t sq_size(sq_queue *queue) {
     }
     uint64_t head = atomic_load_explicit(&header->head, memory_order_acquire);
     uint64_t tail = atomic_load_explicit(&header->tail, memory_order_acquire) & ~SQ_TAIL_CLOSED;
-    uint64_t size = tail - head + (redelivery_news(queue) ? find_returned(queue, true).count : 0);
+    uint64_t size =
+        tail - head + (redelivery_news(queue) ? find_returned(queue, true, true).count : 0);
     return size < queue->limit ? size : queue->limit;
 }
 

@@ -122,6 +122,40 @@ static void as_many_as_slots(void) {
     nothing_is_left();
 }
 
+static void claim_all_and_die(void *n) {
+    sq_queue own;
+    message m;
+    uint32_t chunk;
+    CHECK(sq_queue_attach(&own, queue.file_name) == SQ_OK);
+    CHECK(sq_queue_enrol_consumer(&own) == SQ_OK);
+    for (uint32_t i = 0; i < *(uint32_t *)n; i++) {
+        claim(&own, &m, &chunk);
+    }
+}
+
+/* All the copies are the dead one's: that must not keep others from claiming them. */
+static void the_dead_had_all_copies(void) {
+    for (uint32_t mode = MPMC; mode <= SPSC; mode++) {
+        message m;
+        uint32_t n = 4, chunks[4];
+        open_queue(mode, 4);
+        put_messages(&queue, 0, 0, 4, &INLINE_BODIES);
+        run_and_kill(claim_all_and_die, &n);
+        CHECK(sq_recover(&queue, 0) == 1);
+        CHECK(sq_queue_enrol_consumer(&queue) == SQ_OK);
+        put_messages(&queue, 0, 4, 1, &INLINE_BODIES);
+        for (uint32_t i = 0; i < 4; i++) {
+            CHECK(claim(&queue, &m, &chunks[i]) == 1 && m.number == i);
+        }
+        for (uint32_t i = 0; i < 4; i++) {
+            sq_chunk_release(&queue, chunks[i]);
+        }
+        CHECK(claim(&queue, &m, &chunks[0]) == 0 && m.number == 4);
+        sq_chunk_release(&queue, chunks[0]);
+        nothing_is_left();
+    }
+}
+
 static void claim_some_and_die(void *release) {
     sq_queue own;
     message m;
@@ -278,6 +312,7 @@ int main(void) {
         TEST(many_at_a_time),
         TEST(returned_comes_first_and_flagged),
         TEST(as_many_as_slots),
+        TEST(the_dead_had_all_copies),
         TEST(leases_of_the_dead_come_again),
         TEST(leases_of_one_that_left_come_again),
         TEST(a_pinned_chunk_is_not_used_again),
