@@ -124,8 +124,10 @@ static inline void operate(sq_queue *queue, uint8_t what, input *in) {
         sq_task_done(queue);
         break;
     case 9:
-        sq_queue_enrol_consumer(queue);
-        sq_queue_enrol_producer(queue);
+        if (next_word(in, 2) == 0xffff) { /* seldom: a role held by nobody known is waited for */
+            sq_queue_enrol_consumer(queue);
+            sq_queue_enrol_producer(queue);
+        }
         break;
     case 10:
         sq_settle_chunks(queue, next_byte(in) % 5);
