@@ -113,20 +113,29 @@ static void remove_name(sq_queue *queue) {
     }
 }
 
-/* The name belongs to a queue already. If nobody alive holds it, it is a leftover and goes. */
-static sq_status remove_leftover(const char *file_name) {
-    sq_queue other;
-    name_handle(&other, file_name);
-    sq_status status = sq_segment_attach(&other.segment, file_name);
-    if (status != SQ_OK) {
-        return status == SQ_GONE ? SQ_OK : status;
+sq_status sq_queue_look(sq_queue *queue, const char *file_name) {
+    sq_status status = name_handle(queue, file_name);
+    if (status == SQ_OK) {
+        status = sq_segment_attach(&queue->segment, file_name);
     }
-    open_handle(&other);
+    if (status == SQ_OK) {
+        open_handle(queue);
+    }
+    return status;
+}
+
+sq_status sq_queue_remove(const char *file_name, bool alive_too) {
+    sq_queue other;
+    sq_status status = sq_queue_look(&other, file_name);
+    if (status != SQ_OK) {
+        return status;
+    }
     status = sq_segment_lock(&other.segment);
     if (status == SQ_OK) {
-        if (sq_segment_named(&other.segment) && anybody_alive(&other.segment)) {
+        if (!alive_too && sq_segment_named(&other.segment) && anybody_alive(&other.segment)) {
             status = SQ_EXISTS;
         } else {
+            sq_shutdown(&other, true); /* whoever is left comes out of every wait */
             remove_name(&other);
         }
         sq_segment_unlock(&other.segment);
@@ -150,7 +159,8 @@ sq_status sq_queue_create(sq_queue *queue, const char *file_name, const sq_optio
         if (status != SQ_EXISTS) {
             break;
         }
-        status = remove_leftover(file_name);
+        status = sq_queue_remove(file_name, false); /* if nobody alive holds it */
+        status = status == SQ_GONE ? SQ_OK : status;
     }
     if (status != SQ_OK) {
         int error = errno;
@@ -161,14 +171,10 @@ sq_status sq_queue_create(sq_queue *queue, const char *file_name, const sq_optio
 }
 
 sq_status sq_queue_attach(sq_queue *queue, const char *file_name) {
-    sq_status status = name_handle(queue, file_name);
-    if (status == SQ_OK) {
-        status = sq_segment_attach(&queue->segment, file_name);
-    }
+    sq_status status = sq_queue_look(queue, file_name);
     if (status != SQ_OK) {
         return status;
     }
-    open_handle(queue);
     /* under the lock, so that the last one out either sees us or is seen to have gone */
     status = sq_segment_lock(&queue->segment);
     if (status == SQ_OK) {

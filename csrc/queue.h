@@ -31,6 +31,11 @@ typedef struct sq_queue {
  * bytes and without a slash; SQ_BAD_OPTION otherwise. */
 sq_status sq_queue_create(sq_queue *queue, const char *file_name, const sq_options *options);
 sq_status sq_queue_attach(sq_queue *queue, const char *file_name);
+/* Map a queue without taking part in it, to look at it; sq_queue_unmap when done. */
+sq_status sq_queue_look(sq_queue *queue, const char *file_name);
+/* Remove the name and the segments of messages; SQ_EXISTS when somebody alive takes part, unless
+ * they are to be shut out. */
+sq_status sq_queue_remove(const char *file_name, bool alive_too);
 /* After fork: the child's own entry in the same segment. When it fails, nothing is left to do but
  * sq_queue_unmap. */
 sq_status sq_queue_rejoin(sq_queue *queue);

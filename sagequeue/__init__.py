@@ -42,6 +42,13 @@ from sagequeue.usage import Usage
 if TYPE_CHECKING:
     from sagequeue._object import ObjectQueue
     from sagequeue._shared import Lease
+    from sagequeue.inspection import (
+        QueueInfo,
+        inspect_queue,
+        list_queues,
+        prune_queues,
+        remove_queue,
+    )
     from sagequeue.leases import Leases
     from sagequeue.queue import SageQueue, SageQueueRef
 
@@ -67,6 +74,7 @@ __all__ = [
     "QueueClosed",
     "QueueError",
     "QueueExists",
+    "QueueInfo",
     "QueueNotFound",
     "RayQueue",
     "RoleConflict",
@@ -77,10 +85,19 @@ __all__ = [
     "Usage",
     "__version__",
     "create_queue",
+    "inspect_queue",
+    "list_queues",
+    "prune_queues",
     "register_codec",
+    "remove_queue",
 ]
 
 _COMPILED = {
+    "QueueInfo": "sagequeue.inspection",
+    "inspect_queue": "sagequeue.inspection",
+    "list_queues": "sagequeue.inspection",
+    "prune_queues": "sagequeue.inspection",
+    "remove_queue": "sagequeue.inspection",
     "Lease": "sagequeue._shared",
     "Leases": "sagequeue.leases",
     "ObjectQueue": "sagequeue._object",

@@ -69,6 +69,8 @@ cdef extern from "queue.h" nogil:
     sq_status sq_queue_create(sq_queue *queue, const char *file_name, const sq_options *options)
     sq_status sq_queue_attach(sq_queue *queue, const char *file_name)
     sq_status sq_queue_rejoin(sq_queue *queue)
+    sq_status sq_queue_look(sq_queue *queue, const char *file_name)
+    sq_status sq_queue_remove(const char *file_name, bint alive_too)
     void sq_queue_leave(sq_queue *queue)
     void sq_queue_unmap(sq_queue *queue)
     sq_status sq_queue_enrol_producer(sq_queue *queue)

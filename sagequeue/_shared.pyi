@@ -11,6 +11,9 @@ from sagequeue.usage import Usage
 
 T = TypeVar("T")
 
+def look_at(name: str) -> dict[str, Any]: ...
+def remove_segment(name: str, alive_too: bool) -> None: ...
+
 class Lease(Generic[T]):
     """One message that stays in the queue until it is released.
 

@@ -46,6 +46,7 @@ cdef uint64_t RECOVER_EVERY_NS = 20_000_000  # by those who do not wait
 cdef uint64_t POOL_PATIENCE_NS = 50_000_000  # without a free chunk, before a segment of its own
 
 cdef str PREFIX = "sagequeue-"
+cdef tuple MODES = ("mpmc", "spmc", "mpsc", "spsc")
 cdef object handles = weakref.WeakSet()
 
 
@@ -79,6 +80,7 @@ cdef class SharedQueue:
     cdef sq_queue queue
     cdef int state
     cdef uint32_t inside       # calls that use the mapping right now with the GIL given up
+    cdef uint32_t writing      # of them, calls that write a chunk
     cdef uint32_t bodies       # that look into the mapping
     cdef uint32_t held         # of them, chunks that are this participant's
     cdef uint32_t inline_max
@@ -158,14 +160,18 @@ cdef class SharedQueue:
         sq_queue_leave(&self.queue)
 
     def _leave_at_exit(self):
-        """Leave whatever still waits or is leased: leases go back to the queue."""
+        """Leave, whoever still waits, whatever is leased: leases go back to the queue.
+
+        Threads that wait are not woken, which would end them with an error; the mapping stays.
+        """
         cdef int patience = PATIENCE_AT_EXIT_MS
-        self.close()
-        while self.state == CLOSED and self.inside > 0 and patience > 0:
+        while self.state == OPEN and self.writing > 0 and patience > 0:
             patience -= 1
             with nogil:
-                usleep(1000)  # for other threads, which were woken
-        if self.state == CLOSED:
+                usleep(1000)  # a chunk must not be given up while it is being written
+        if self.state == OPEN and self.inside == 0:
+            self.close()
+        if (self.state == OPEN or self.state == CLOSED) and self.writing == 0:
             self.leave()
 
     cdef void enter(self):
@@ -183,8 +189,7 @@ cdef class SharedQueue:
             sq_queue_unmap(&self.queue)
 
     def _rejoin_after_fork(self):
-        self.inside = 0
-        self.held = 0
+        self.inside = self.writing = self.held = 0
         if self.state == CLOSED:
             self.state = LEFT  # the parent's other thread leaves
         elif self.state == OPEN and sq_queue_rejoin(&self.queue) != SQ_OK:
@@ -410,12 +415,14 @@ cdef class SharedQueue:
         item.body = NULL
         sq_chunk_describe(&self.queue, item.chunk, encoded.size, encoded.tag)
         self.enter()
+        self.writing += 1
         try:
             write_body(encoded, kept, data)
         except BaseException:
             sq_chunk_release(&self.queue, item.chunk)
             raise
         finally:
+            self.writing -= 1
             self.exit()
         return self.check_open()
 
@@ -875,7 +882,7 @@ cdef class SharedQueue:
     @property
     def mode(self):
         """``"spsc"``, ``"mpsc"``, ``"spmc"`` or ``"mpmc"``."""
-        return ("mpmc", "spmc", "mpsc", "spsc")[self.queue.segment.mode]
+        return MODES[self.queue.segment.mode]
 
     @property
     def codec_name(self):
@@ -898,18 +905,12 @@ cdef class SharedQueue:
 
     def participants(self):
         """Pids of the live participants, one for each handle."""
-        cdef uint32_t i
-        cdef uint64_t identity
         self.check_open()
-        pids = []
-        for i in range(self.queue.segment.participants):
-            identity = sq_segment_participant(&self.queue.segment, i).identity
-            if identity != 0 and sq_process_alive(identity):
-                pids.append(sq_process_pid(identity))
-        return pids
+        return pids_of(&self.queue, True)
 
 
 include "_lease.pxi"
+include "_inspection.pxi"
 
 
 def _rejoin_all():

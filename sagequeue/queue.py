@@ -97,7 +97,7 @@ class SageQueue(SharedQueue[T], Generic[T]):
         )
         _check("codec", codec, codec.isascii() and 0 < len(codec) < 32, "1 to 31 ASCII characters")
         self._create(
-            _checked_name(name) if name is not None else f"{os.getpid()}-{secrets.token_hex(6)}",
+            checked_name(name) if name is not None else f"{os.getpid()}-{secrets.token_hex(6)}",
             maxsize,
             mode,
             slots,
@@ -118,7 +118,7 @@ class SageQueue(SharedQueue[T], Generic[T]):
         """
         queue: SageQueue[T] = cls.__new__(cls)
         queue.logger = logging.getLogger("sagequeue")
-        queue._attach(_checked_name(name))
+        queue._attach(checked_name(name))
         return queue
 
     def claim_many(
@@ -214,7 +214,8 @@ def _check(option: str, value: object, allowed: bool, expected: str) -> None:
         raise InvalidOption(f"{option}={value!r} is not allowed; expected {expected}")
 
 
-def _checked_name(name: str) -> str:
+def checked_name(name: str) -> str:
+    """The name, if a queue can have it; InvalidOption otherwise."""
     _check("name", name, _NAME.fullmatch(name) is not None, "1 to 180 of A-Z a-z 0-9 _ -")
     return name
 

@@ -14,6 +14,7 @@ from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from sageruntime import queues_cli
 from sageruntime.config import JobLoader, ResultConfig, load_job
 from sageruntime.errors import ConfigError, JobFailed, RuntimeTaskError
 from sageruntime.factory.task_factory import Host
@@ -27,15 +28,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+app.add_typer(queues_cli.app, name="queues")
+
 console = Console()
 errors = Console(stderr=True)
 
 _REFRESH_SECONDS = 0.1
-
-
-@app.callback()
-def _root() -> None:
-    """Keeps ``run`` a command of its own while it is the only one."""
 
 
 @app.command()

@@ -1,0 +1,50 @@
+# Looking at a queue from outside, without taking part in it.
+
+
+cdef list pids_of(const sq_queue *queue, bint alive):
+    cdef uint32_t i
+    cdef uint64_t identity
+    cdef list pids = []
+    for i in range(queue.segment.participants):
+        identity = sq_segment_participant(&queue.segment, i).identity
+        if identity != 0 and sq_process_alive(identity) == alive:
+            pids.append(sq_process_pid(identity))
+    return pids
+
+
+cdef object error_at(str name, sq_status status):
+    cdef SharedQueue nobody = SharedQueue.__new__(SharedQueue)
+    nobody.name = name
+    return nobody.error_of(status)
+
+
+def look_at(str name):
+    """What the segment of a queue says, as the keyword arguments of a QueueInfo."""
+    cdef sq_queue queue
+    cdef sq_usage used
+    cdef sq_status status = sq_queue_look(&queue, (PREFIX + name).encode("ascii"))
+    if status != SQ_OK:
+        raise error_at(name, status)
+    try:
+        used = sq_usage_of(&queue)
+        return {
+            "mode": MODES[queue.segment.mode],
+            "codec": queue.segment.codec.decode("ascii", "replace"),
+            "maxsize": queue.segment.maxsize,
+            "capacity": queue.segment.capacity,
+            "waiting": sq_size(&queue),
+            "leases": used.leases,
+            "chunk_bytes_held": used.chunk_bytes_held,
+            "pids": tuple(pids_of(&queue, True)),
+            "dead_pids": tuple(pids_of(&queue, False)),
+            "shut_down": sq_is_shutdown(&queue),
+        }
+    finally:
+        sq_queue_unmap(&queue)
+
+
+def remove_segment(str name, bint alive_too):
+    """Remove a queue's name; QueueExists when somebody alive takes part."""
+    cdef sq_status status = sq_queue_remove((PREFIX + name).encode("ascii"), alive_too)
+    if status != SQ_OK:
+        raise error_at(name, status)

@@ -1,0 +1,152 @@
+"""The queues of this machine, seen from outside: who takes part in them, and what is left over."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from sagequeue._shared import look_at, remove_segment
+from sagequeue.errors import (
+    CorruptSegment,
+    ForeignSegment,
+    IncompatibleSegment,
+    InvalidOption,
+    QueueExists,
+    QueueNotFound,
+)
+from sagequeue.queue import checked_name
+
+State = Literal["live", "stale", "foreign", "incompatible", "corrupt"]
+
+_DIRECTORY = Path("/dev/shm")
+_PREFIX = "sagequeue-"
+
+
+@dataclass(frozen=True)
+class QueueInfo:
+    """A queue as it looks at this moment.
+
+    Attributes:
+        state: ``"live"``: somebody takes part; ``"stale"``: all participants are dead;
+            ``"foreign"``: another user's, not looked into; ``"incompatible"``: of another version
+            or pid namespace; ``"corrupt"``.
+        waiting: items to get.
+        leases: items claimed and not released.
+        pids: live participants, one for each handle.
+        dead_pids: dead participants that nobody has settled yet.
+        bytes_reserved: size of the segments; most of it is never touched.
+        bytes_in_memory: what they take.
+        message_segments: messages too large for a chunk, each in a segment of its own.
+    """
+
+    name: str
+    state: State
+    bytes_reserved: int
+    bytes_in_memory: int
+    message_segments: int
+    mode: str = ""
+    codec: str = ""
+    maxsize: int = 0
+    capacity: int = 0
+    waiting: int = 0
+    leases: int = 0
+    chunk_bytes_held: int = 0
+    pids: tuple[int, ...] = ()
+    dead_pids: tuple[int, ...] = ()
+    shut_down: bool = False
+
+
+def list_queues() -> list[QueueInfo]:
+    """All queues of this machine, by name."""
+    names = {path.name.partition(".")[0] for path in _DIRECTORY.glob(f"{_PREFIX}*")}
+    found = []
+    for name in sorted(names):
+        try:
+            found.append(inspect_queue(name.removeprefix(_PREFIX)))
+        except (QueueNotFound, InvalidOption):
+            continue  # gone meanwhile, or no queue's name
+    return found
+
+
+def inspect_queue(name: str) -> QueueInfo:
+    """Look at one queue without taking part in it.
+
+    Raises:
+        InvalidOption: no queue can have that name.
+        QueueNotFound: there is none.
+    """
+    files = _files_of(checked_name(name))
+    reserved, in_memory = 0, 0
+    for file in files:
+        try:
+            status = file.stat()
+        except FileNotFoundError:
+            continue
+        reserved += status.st_size
+        in_memory += status.st_blocks * 512
+    sizes = (reserved, in_memory, len(files) - files[0].exists())
+    try:
+        seen = look_at(name)
+    except QueueNotFound:
+        if not any(file.exists() for file in files):
+            raise
+        return QueueInfo(name, "stale", *sizes)  # messages whose queue is gone
+    except ForeignSegment:
+        return QueueInfo(name, "foreign", *sizes)
+    except IncompatibleSegment:
+        return QueueInfo(name, "incompatible", *sizes)
+    except CorruptSegment:
+        return QueueInfo(name, "corrupt", *sizes)
+    return QueueInfo(name, "live" if seen["pids"] else "stale", *sizes, **seen)
+
+
+def remove_queue(name: str, force: bool = False) -> None:
+    """Remove a queue, whatever waits in it.
+
+    Args:
+        name: the queue's name.
+        force: also one that is in use: it is shut down, so that everybody comes out of every wait.
+
+    Raises:
+        QueueNotFound: there is none.
+        QueueExists: it is in use.
+        ForeignSegment: it belongs to another user.
+    """
+    info = inspect_queue(name)
+    if info.state == "foreign":
+        raise ForeignSegment(f"queue {name!r} belongs to another user and is not touched")
+    try:
+        remove_segment(name, force)
+    except QueueExists:
+        raise QueueExists(
+            f"queue {name!r} is in use by {', '.join(map(str, info.pids)) or 'somebody'}; "
+            "stop them, or remove it by force"
+        ) from None
+    except QueueNotFound:
+        pass  # only messages are left
+    except (IncompatibleSegment, CorruptSegment):
+        if not force:
+            raise
+    for file in _files_of(name):
+        if file.exists() and file.stat().st_uid == os.geteuid():
+            file.unlink(missing_ok=True)
+
+
+def prune_queues() -> list[str]:
+    """Remove all stale queues of this user; their names."""
+    removed = []
+    for info in list_queues():
+        if info.state == "stale":
+            try:
+                remove_queue(info.name)
+            except (QueueExists, QueueNotFound, ForeignSegment):
+                continue  # somebody was faster
+            removed.append(info.name)
+    return removed
+
+
+def _files_of(name: str) -> list[Path]:
+    """The queue's own segment, then those of its messages."""
+    return [_DIRECTORY / f"{_PREFIX}{name}", *_DIRECTORY.glob(f"{_PREFIX}{name}.*")]

@@ -1,0 +1,89 @@
+"""``sagert queues``: the shared-memory queues of this machine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.filesize import decimal
+from rich.table import Table
+
+from sagequeue import QueueError, inspect_queue, list_queues, prune_queues, remove_queue
+
+app = typer.Typer(help="Look at and clean up the queues of this machine.", no_args_is_help=True)
+
+console = Console()
+errors = Console(stderr=True)
+
+Name = Annotated[str, typer.Argument(help="The queue's name.")]
+AsJson = Annotated[bool, typer.Option("--json", help="For programs.")]
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    try:
+        yield
+    except QueueError as error:
+        errors.print(f"[red]error[/]: {error}", highlight=False, soft_wrap=True)
+        raise typer.Exit(2) from None
+
+
+@app.command("ls")
+def list_(as_json: AsJson = False) -> None:
+    """List the queues, with who takes part in them."""
+    queues = list_queues()
+    if as_json:
+        typer.echo(json.dumps([asdict(info) for info in queues], indent=1))
+        return
+    table = Table()
+    for column in ("queue", "state", "mode", "waiting", "leases", "in memory", "pids"):
+        table.add_column(column, overflow="fold")
+    for info in queues:
+        table.add_row(
+            info.name,
+            info.state,
+            info.mode,
+            str(info.waiting),
+            str(info.leases),
+            decimal(info.bytes_in_memory),
+            " ".join(map(str, info.pids)),
+        )
+    console.print(table)
+
+
+@app.command()
+def inspect(name: Name, as_json: AsJson = False) -> None:
+    """Show all there is to know of one queue."""
+    with _refusals():
+        info = asdict(inspect_queue(name))
+    if as_json:
+        typer.echo(json.dumps(info, indent=1))
+        return
+    table = Table(show_header=False)
+    for key, value in info.items():
+        table.add_row(key, " ".join(map(str, value)) if isinstance(value, tuple) else str(value))
+    console.print(table)
+
+
+@app.command("rm")
+def remove(
+    name: Name,
+    force: Annotated[
+        bool, typer.Option("--force", help="Also one in use, which is shut down, or a broken one.")
+    ] = False,
+) -> None:
+    """Remove a queue and what waits in it."""
+    with _refusals():
+        remove_queue(name, force)
+
+
+@app.command()
+def prune() -> None:
+    """Remove the queues whose participants are all dead."""
+    for name in prune_queues():
+        console.print(f"removed {name}", highlight=False)
