@@ -123,11 +123,8 @@ static inline void operate(sq_queue *queue, uint8_t what, input *in) {
     case 8:
         sq_task_done(queue);
         break;
-    case 9:
-        if (next_word(in, 2) == 0xffff) { /* seldom: a role held by nobody known is waited for */
-            sq_queue_enrol_consumer(queue);
-            sq_queue_enrol_producer(queue);
-        }
+    case 9: /* not enrolling: a role that a dead one seems to hold is waited for */
+        sq_chunk_unpin(queue, sq_chunk_name(next_byte(in) % queue->segment.classes, 0));
         break;
     case 10:
         sq_settle_chunks(queue, next_byte(in) % 5);
