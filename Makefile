@@ -8,12 +8,12 @@ STAMP = $(VENV)/.installed
 SOURCES = pyproject.toml setup.py $(wildcard csrc/*.c csrc/*.h sagequeue/*.pyx sagequeue/*.pxd sagequeue/*.pxi)
 VERSIONS = 3.10 3.11 3.12 3.13
 
-.PHONY: demo test install lint types ctest sanitize pytest matrix bench wheel clean
+.PHONY: demo test install tools lint types ctest sanitize model fuzz pytest matrix bench soak wheel clean
 
 demo: install
 	$(BIN)/sagert run examples/wordcount.yaml
 
-test: install lint types ctest sanitize pytest
+test: install tools lint types ctest sanitize model fuzz pytest
 
 install: $(STAMP)
 
@@ -23,10 +23,17 @@ $(STAMP): $(SOURCES)
 	$(BIN)/pip install --quiet --editable '.[lint,test]'
 	touch $@
 
+# Debian's packages that check the core: the model checker, and a compiler with libFuzzer.
+tools:
+	@command -v spin >/dev/null && command -v clang >/dev/null || { \
+	    echo "installing spin and clang"; \
+	    { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq spin clang; } \
+	        >/dev/null || { echo "install spin and clang, then run this again" >&2; exit 1; }; }
+
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/clang-format --dry-run --Werror csrc/*.c csrc/*.h csrc/tests/*.c csrc/tests/*.h
+	$(BIN)/clang-format --dry-run --Werror csrc/*.[ch] csrc/tests/*.[ch] csrc/fuzz/*.[ch] bench/core/*.c
 
 types: install
 	$(BIN)/mypy
@@ -37,6 +44,12 @@ ctest:
 sanitize:
 	$(MAKE) -C csrc test SAN=thread
 	$(MAKE) -C csrc test SAN=address,undefined
+
+model: tools
+	$(MAKE) -C csrc/model
+
+fuzz: tools
+	$(MAKE) -C csrc/fuzz
 
 pytest: install
 	$(BIN)/python -m pytest tests
@@ -50,6 +63,10 @@ matrix:
 bench: install
 	$(BIN)/pip install --quiet --editable '.[bench]'
 	$(BIN)/python -m bench
+
+# Ten thousand processes killed at random.
+soak: install
+	$(BIN)/python -m bench.soak --kills 10000
 
 wheel:
 	$(PYTHON) -m venv $(VENV)-build
