@@ -85,7 +85,7 @@ class Worker(ABC):
         finally:
             operator.close()
             self.errors.summarise()
-        self.router.stop(StopSignal(self.name))
+        self.router.stop()
         return result
 
     def cancel(self) -> None:
@@ -206,7 +206,7 @@ class MailboxWorker(Worker):
             return self._inbox.get_many(_TAKE)
 
     def _is_last(self, signal: StopSignal) -> bool:
-        self._ended.add(signal.source)
+        self._ended.add(signal.sender)
         return len(self._ended) >= self._upstreams
 
     def _handle(self, batch: PacketBatch) -> None:

@@ -2,10 +2,17 @@
 
 from sageruntime.communication.router.base_router import BaseRouter
 from sageruntime.communication.router.connection import Connection
-from sageruntime.communication.router.packet import Message, Packet, PacketBatch, StopSignal
+from sageruntime.communication.router.packet import (
+    Barrier,
+    Message,
+    Packet,
+    PacketBatch,
+    StopSignal,
+)
 from sageruntime.communication.router.partitioning import KeyHash, Partitioner, RoundRobin
 
 __all__ = [
+    "Barrier",
     "BaseRouter",
     "Connection",
     "KeyHash",

@@ -6,7 +6,7 @@ import threading
 from dataclasses import dataclass, field
 
 from sageruntime.communication.router.connection import Connection
-from sageruntime.communication.router.packet import Packet, StopSignal
+from sageruntime.communication.router.packet import Barrier, Packet, StopSignal
 from sageruntime.communication.router.partitioning import Partitioner, Reject, RoundRobin
 from sageruntime.context import TaskContext
 from sageruntime.errors import DownstreamClosed, InvalidOption
@@ -33,6 +33,9 @@ class BaseRouter:
 
     def __init__(self, runtime_context: TaskContext) -> None:
         self.ctx = runtime_context
+        self.name = runtime_context.name
+        self.attempt = 0
+        """Which attempt of the task sends; see :meth:`begin`."""
         self.on_reject: Reject = _refuse
         """Gets each packet that cannot be sent, and why; the task sets it to its error policy."""
         self.routed = 0
@@ -91,7 +94,7 @@ class BaseRouter:
             for group_name, group in self._groups.items():
                 for connection in group.connections:
                     if connection.name == name:
-                        connection.flush(self.on_reject, self._is_cancelled)
+                        connection.flush(self)
                         group.connections.remove(connection)
                         if not group.connections:
                             del self._groups[group_name]
@@ -124,23 +127,37 @@ class BaseRouter:
         """Send every batch as it is; raises what :meth:`route_batch` raises."""
         with self._lock:
             for connection in self.connections:
-                connection.flush(self.on_reject, self._is_cancelled)
+                connection.flush(self)
 
-    def stop(self, signal: StopSignal) -> None:
+    def stop(self) -> None:
         """Flush, then tell every task downstream that nothing more comes from here."""
         with self._lock:
-            self.flush()
             for connection in self.connections:
                 try:
-                    connection.stop(signal, self._is_cancelled)
+                    connection.signal(StopSignal(self.name, self.attempt), self)
                 except DownstreamClosed:
                     continue  # it has ended before us and waits for no signal
+
+    def pass_barrier(self, checkpoint: int) -> None:
+        """Flush, then put a barrier behind all packets; raises what :meth:`route_batch` raises."""
+        with self._lock:
+            for connection in self.connections:
+                connection.signal(Barrier(checkpoint, self.name, self.attempt), self)
+
+    def begin(self, attempt: int) -> None:
+        """Send anew, as this attempt: what was gathered is forgotten, and a cancellation over."""
+        with self._lock:
+            self.attempt = attempt
+            self._cancelled = False
+            for connection in self.connections:
+                connection.discard()
 
     def cancel(self) -> None:
         """Make a call that waits for room give up with ``TaskCancelled``."""
         self._cancelled = True
 
-    def _is_cancelled(self) -> bool:
+    def is_cancelled(self) -> bool:
+        """Whether :meth:`cancel` was called."""
         return self._cancelled
 
     def _deal(self, group: _Group, packets: list[Packet]) -> None:
@@ -148,4 +165,4 @@ class BaseRouter:
         parts = group.partitioner.split(packets, len(connections), self.on_reject)
         for connection, part in zip(connections, parts):
             if part:
-                connection.send(part, self.on_reject, self._is_cancelled)
+                connection.send(part, self)

@@ -3,17 +3,40 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from sagequeue.errors import EncodeError, Full, ShutDown
 from sagequeue.protocol import Queue
-from sageruntime.communication.router.packet import Message, Packet, PacketBatch, StopSignal
+from sageruntime.communication.router.packet import (
+    Barrier,
+    Message,
+    Packet,
+    PacketBatch,
+    StopSignal,
+)
 from sageruntime.communication.router.partitioning import Reject
 from sageruntime.errors import DownstreamClosed, TaskCancelled
 
 # How soon a task that waits for room notices that it was cancelled.
 _CANCEL_CHECK_SECONDS = 0.2
+
+
+class Sender(Protocol):
+    """Who sends along a connection: a router.
+
+    Attributes:
+        name: the task whose results are sent.
+        attempt: which attempt of the task this is.
+        on_reject: takes each packet that cannot be sent, and why.
+    """
+
+    name: str
+    attempt: int
+    on_reject: Reject
+
+    def is_cancelled(self) -> bool:
+        """Whether to give up waiting for room."""
+        ...
 
 
 class Connection:
@@ -46,14 +69,14 @@ class Connection:
     def __reduce__(self) -> tuple[Any, ...]:
         return _restore, (self.name, self.queue, self.group, self.input_index, self.batch_size)
 
-    def send(self, packets: list[Packet], reject: Reject, cancelled: Callable[[], bool]) -> None:
+    def send(self, packets: list[Packet], sender: Sender) -> None:
         """Take packets; put every full batch, waiting while the queue is full.
 
-        ``reject`` gets each packet that the queue cannot carry.
+        Packets that the queue cannot carry go to the sender's ``on_reject``.
 
         Raises:
             DownstreamClosed: the downstream task has ended.
-            TaskCancelled: ``cancelled()`` became true while waiting.
+            TaskCancelled: the sender was cancelled while waiting.
         """
         gathered = self._gathered
         gathered.extend(packets)
@@ -63,36 +86,42 @@ class Connection:
         whole = len(gathered) - len(gathered) % size
         self._gathered = gathered[whole:]
         for start in range(0, whole, size):
-            self._put(gathered[start : start + size], reject, cancelled)
+            self._put(gathered[start : start + size], sender)
 
-    def flush(self, reject: Reject, cancelled: Callable[[], bool]) -> None:
+    def flush(self, sender: Sender) -> None:
         """Put what has been gathered; raises what :meth:`send` raises."""
         if self._gathered:
             packets, self._gathered = self._gathered, []
-            self._put(packets, reject, cancelled)
+            self._put(packets, sender)
 
-    def stop(self, signal: StopSignal, cancelled: Callable[[], bool]) -> None:
-        """Put the signal behind all packets; raises what :meth:`send` raises."""
-        self._wait_and_put(signal, cancelled)
+    def signal(self, message: StopSignal | Barrier, sender: Sender) -> None:
+        """Put a message behind all packets; raises what :meth:`send` raises."""
+        self.flush(sender)
+        self._wait_and_put(message, sender)
 
-    def _put(self, packets: list[Packet], reject: Reject, cancelled: Callable[[], bool]) -> None:
+    def discard(self) -> None:
+        """Forget what has been gathered."""
+        self._gathered = []
+
+    def _put(self, packets: list[Packet], sender: Sender) -> None:
+        batch = PacketBatch(packets, self.input_index, time.time_ns(), sender.name, sender.attempt)
         try:
-            self._wait_and_put(PacketBatch(packets, self.input_index, time.time_ns()), cancelled)
+            self._wait_and_put(batch, sender)
         except EncodeError as error:
             if len(packets) == 1:
-                reject(packets[0], error)
+                sender.on_reject(packets[0], error)
                 return
             # Only the packets at fault are rejected.
             for packet in packets:
-                self._put([packet], reject, cancelled)
+                self._put([packet], sender)
 
-    def _wait_and_put(self, message: Message, cancelled: Callable[[], bool]) -> None:
+    def _wait_and_put(self, message: Message, sender: Sender) -> None:
         while True:
             try:
                 self.queue.put(message, timeout=_CANCEL_CHECK_SECONDS)
                 return
             except Full:
-                if cancelled():
+                if sender.is_cancelled():
                     raise TaskCancelled(f"stopped while it waited to send to {self.name}") from None
             except ShutDown as error:
                 raise DownstreamClosed(

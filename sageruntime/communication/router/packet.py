@@ -51,14 +51,25 @@ class PacketBatch:
         packets: in the order they were sent.
         input_index: which input of the receiving task the connection leads to.
         sent_at: when the batch was put, in nanoseconds since the epoch.
+        sender: the task that sent it.
+        attempt: the sender's attempt; what an earlier attempt has left in a queue is ignored.
     """
 
-    __slots__ = ("input_index", "packets", "sent_at")
+    __slots__ = ("attempt", "input_index", "packets", "sender", "sent_at")
 
-    def __init__(self, packets: list[Packet], input_index: int, sent_at: int) -> None:
+    def __init__(
+        self,
+        packets: list[Packet],
+        input_index: int = 0,
+        sent_at: int = 0,
+        sender: str = "",
+        attempt: int = 0,
+    ) -> None:
         self.packets = packets
         self.input_index = input_index
         self.sent_at = sent_at
+        self.sender = sender
+        self.attempt = attempt
 
     def __reduce__(self) -> tuple[Any, ...]:
         # By column: a third of the time of pickling each packet as an object.
@@ -70,6 +81,8 @@ class PacketBatch:
             array("Q", [packet.id for packet in packets]).tobytes(),
             self.input_index,
             self.sent_at,
+            self.sender,
+            self.attempt,
         )
 
 
@@ -79,17 +92,32 @@ def _from_columns(
     timestamps: bytes,
     ids: bytes,
     input_index: int,
-    sent_at: int,
+    *rest: Any,
 ) -> PacketBatch:
     columns = (payloads, repeat(input_index), keys, array("Q", timestamps), array("Q", ids))
-    return PacketBatch(list(map(Packet, *columns)), input_index, sent_at)
+    return PacketBatch(list(map(Packet, *columns)), input_index, *rest)
 
 
 class StopSignal(msgspec.Struct, frozen=True):
-    """Says that the task ``source`` will send nothing more. It travels behind all it sent."""
+    """Says that the task ``sender`` will send nothing more. It travels behind all it sent."""
 
-    source: str
+    sender: str
+    attempt: int = 0
 
 
-Message = PacketBatch | StopSignal
+class Barrier(msgspec.Struct, frozen=True):
+    """Divides what ``sender`` sent before a checkpoint from what it sent after.
+
+    Attributes:
+        checkpoint: which checkpoint.
+        sender: the task that passes it on.
+        attempt: the sender's attempt.
+    """
+
+    checkpoint: int
+    sender: str
+    attempt: int = 0
+
+
+Message = PacketBatch | StopSignal | Barrier
 """An item of a task's input queue."""
