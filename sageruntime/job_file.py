@@ -30,7 +30,7 @@ def pipeline_of(job: JobConfig, folder: Path) -> Pipeline:
             queue_maxsize=local.queue_maxsize,
             worker_threads=local.worker_threads,
             batch_size=performance.batch_size if performance.batch_processing else 1,
-            status_interval=performance.monitoring_interval,
+            monitoring_interval=performance.monitoring_interval,
         ),
         ray_options={
             "lifetime": job.task.ray.lifetime,

@@ -33,7 +33,7 @@ class BaseTask(ABC):
     Args:
         runtime_context: the task's identity.
         operator_factory: makes its operator.
-        max_buffer_size, queue_maxsize, worker_threads, batch_size, error_policy, status_interval:
+        max_buffer_size, queue_maxsize, worker_threads, batch_size, error_policy, monitoring_interval:
             see :class:`~sageruntime.task.options.TaskOptions`.
         queue_scope: how far away the tasks are that send to this one; by default as far as its
             own host can be: ``"thread"``, ``"machine"`` or ``"cluster"``.
@@ -63,7 +63,7 @@ class BaseTask(ABC):
         worker_threads: int = 1,
         batch_size: int = 100,
         error_policy: ErrorPolicy | str = ErrorPolicy.FAIL,
-        status_interval: float = 0.2,
+        monitoring_interval: float = 0.2,
         queue_scope: Scope | None = None,
         input_buffer: Queue[Message] | None = None,
         dead_letters: Queue[DeadLetter] | None = None,
@@ -78,7 +78,7 @@ class BaseTask(ABC):
             worker_threads,
             batch_size,
             ErrorPolicy(error_policy),
-            status_interval,
+            monitoring_interval,
         )
         self.metrics = TaskMetrics()
         self.dead_letters = dead_letters

@@ -26,6 +26,9 @@ class ErrorPolicy(str, Enum):
     """The task fails, and with it the job."""
     SKIP = "skip"
     """The packet is left out."""
+    RETRY = "retry"
+    """The operator gets the packet again, a few times; see
+    :class:`~sageruntime.recovery.RetryPolicy`."""
     DEAD_LETTER = "dead_letter"
     """The packet goes to the dead-letter queue with the error."""
 

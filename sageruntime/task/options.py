@@ -5,31 +5,48 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sageruntime.errors import InvalidOption
+from sageruntime.recovery.policies import RestartPolicy, RetryPolicy
 from sageruntime.task.error_policy import ErrorPolicy
+
+_COUNTS = ("max_buffer_size", "queue_maxsize", "worker_threads", "batch_size", "max_concurrency")
 
 
 @dataclass(frozen=True)
 class TaskOptions:
-    """How a task works, whatever its host.
+    """How a task works, whatever its host. Times are in seconds.
 
     Args:
         max_buffer_size: most results a worker gathers before it routes them.
         queue_maxsize: most packets waiting in the input queue, which holds them in batches.
         worker_threads: threads that call ``process`` side by side; one for each key at a time.
+        batch_processing: whether packets travel in batches at all.
         batch_size: most packets that travel as one item.
+        flush_interval: how long a batch that is not full may wait while its task is busy; one that
+            is idle sends what it has at once.
+        max_concurrency: packets that an ``async`` operator works on at a time.
+        processing_timeout: longest an operator may work on one packet; None is no limit.
         error_policy: what becomes of a packet the operator fails on.
-        status_interval: seconds between two status messages of a task in another process.
+        retry: how the error policy ``retry`` tries again.
+        restart: how often the task is started again when it fails.
+        monitoring_interval: between two measurements, and between two status messages of a task
+            in another process.
     """
 
     max_buffer_size: int = 30_000
     queue_maxsize: int = 50_000
     worker_threads: int = 1
+    batch_processing: bool = True
     batch_size: int = 100
+    flush_interval: float = 0.02
+    max_concurrency: int = 100
+    processing_timeout: float | None = None
     error_policy: ErrorPolicy = ErrorPolicy.FAIL
-    status_interval: float = 0.2
+    retry: RetryPolicy = RetryPolicy()
+    restart: RestartPolicy = RestartPolicy()
+    monitoring_interval: float = 0.2
 
     def __post_init__(self) -> None:
-        for name in ("max_buffer_size", "queue_maxsize", "worker_threads", "batch_size"):
+        for name in _COUNTS:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise InvalidOption(f"{name}={value!r} is not allowed; expected an int from 1")
@@ -38,7 +55,17 @@ class TaskOptions:
                 f"batch_size={self.batch_size} is more than queue_maxsize={self.queue_maxsize}; "
                 "the queue has to hold at least one batch"
             )
-        if not self.status_interval > 0:
-            raise InvalidOption(
-                f"status_interval={self.status_interval!r} is not allowed; expected seconds above 0"
-            )
+        for name in ("flush_interval", "monitoring_interval", "processing_timeout"):
+            seconds = getattr(self, name)
+            if not (seconds is None and name == "processing_timeout") and not seconds > 0:
+                raise InvalidOption(f"{name}={seconds!r} is not allowed; expected seconds above 0")
+
+    @property
+    def packets_per_batch(self) -> int:
+        """Most packets that travel as one item."""
+        return self.batch_size if self.batch_processing else 1
+
+    @property
+    def queue_slots(self) -> int:
+        """Batches that the input queue holds."""
+        return max(1, self.queue_maxsize // self.packets_per_batch)

@@ -180,7 +180,7 @@ def _run(uplink: _Uplink, control: Pipe, data: bytes) -> None:
     # started first: the parent may have asked it to drain already
     task.start_running()
     threading.Thread(target=_obey, args=(task, control), daemon=True).start()
-    while not task.join(task.options.status_interval):
+    while not task.join(task.options.monitoring_interval):
         uplink.send(task.get_status())
     uplink.send(RemoteReport.of(task.get_report()))
     task.cleanup()

@@ -91,7 +91,7 @@ class RayTask(RemoteTask):
         self.input_buffer.close()
 
     def _follow(self) -> None:
-        interval = self.options.status_interval
+        interval = self.options.monitoring_interval
         patience: float | None = _START_SECONDS
         try:
             while not self._state.ended:

@@ -48,7 +48,7 @@ def test_a_job_file_in_full(file: Path) -> None:
     assert [stage.host for stage in pipeline.stages] == ["thread", "process", "thread"]
     options = pipeline.stages[0].options
     assert (options.max_buffer_size, options.queue_maxsize, options.batch_size) == (100, 200, 20)
-    assert options.status_interval == 5.0
+    assert options.monitoring_interval == 5.0
     assert pipeline.run().sink_result == ["A", "B", "C"]
 
 

@@ -119,7 +119,7 @@ def test_put_packet_when_the_queue_is_full() -> None:
         {"batch_size": 10, "queue_maxsize": 5},
         {"max_buffer_size": "many"},
         {"error_policy": "retry"},
-        {"status_interval": 0},
+        {"monitoring_interval": 0},
         {"error_policy": "dead_letter"},
     ],
     ids=str,
