@@ -3,34 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
-from sagequeue import QueueError, inspect_queue, list_queues, prune_queues, remove_queue
+from sagequeue import inspect_queue, list_queues, prune_queues, remove_queue
+from sageruntime.cli.console import console, exit_codes
 
 app = typer.Typer(help="Look at and clean up the queues of this machine.", no_args_is_help=True)
 
-console = Console()
-errors = Console(stderr=True)
-
 Name = Annotated[str, typer.Argument(help="The queue's name.")]
 AsJson = Annotated[bool, typer.Option("--json", help="For programs.")]
-
-
-@contextmanager
-def _refusals() -> Iterator[None]:
-    try:
-        yield
-    except QueueError as error:
-        errors.print(f"[red]error[/]: {error}", highlight=False, soft_wrap=True)
-        raise typer.Exit(2) from None
 
 
 @app.command("ls")
@@ -59,7 +45,7 @@ def list_(as_json: AsJson = False) -> None:
 @app.command()
 def inspect(name: Name, as_json: AsJson = False) -> None:
     """Show all there is to know of one queue."""
-    with _refusals():
+    with exit_codes():
         info = asdict(inspect_queue(name))
     if as_json:
         typer.echo(json.dumps(info, indent=1))
@@ -78,7 +64,7 @@ def remove(
     ] = False,
 ) -> None:
     """Remove a queue and what waits in it."""
-    with _refusals():
+    with exit_codes():
         remove_queue(name, force)
 
 

@@ -1,0 +1,21 @@
+"""``sagert``: the command line, one module for each command or group of commands."""
+
+from __future__ import annotations
+
+import typer
+
+from sageruntime.cli import queues, run
+
+app = typer.Typer(
+    help="Run task pipelines over SageQueue: on threads, on processes, on Ray.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+app.command()(run.run)
+app.add_typer(queues.app, name="queues")
+
+
+def main() -> None:
+    """Entry point of ``sagert``."""
+    app(prog_name="sagert")
