@@ -19,6 +19,10 @@ class OperatorNotFound(RuntimeTaskError, LookupError):
     """No operator is registered under this name, or the import path leads nowhere."""
 
 
+class TaskNotFound(InvalidOption, LookupError):
+    """No task type is registered under this name, and no installed package has one."""
+
+
 class OperatorError(RuntimeTaskError, TypeError):
     """An operator breaks its contract: it cannot be made, or returns what is no packet."""
 
@@ -37,6 +41,18 @@ class TaskStartError(RuntimeTaskError):
 
 class TaskLost(RuntimeTaskError):
     """The process or actor that hosted the task died without a report."""
+
+
+class TaskHalted(RuntimeTaskError):
+    """The worker loop was told to leave off, to begin again from a checkpoint."""
+
+
+class ProcessingTimeout(RuntimeTaskError, TimeoutError):
+    """An operator worked on one packet for longer than ``processing_timeout``."""
+
+
+class CheckpointError(RuntimeTaskError):
+    """A checkpoint cannot be kept, read, or fit to the job; the message says which."""
 
 
 class TaskCancelled(RuntimeTaskError):

@@ -8,8 +8,7 @@ from typing import Any
 
 from sageruntime.config import JobConfig, StageConfig
 from sageruntime.errors import ConfigError
-from sageruntime.factory.operator_factory import OperatorFactory
-from sageruntime.factory.registry import find_operator
+from sageruntime.factory.operator_factory import OperatorFactory, find_operator
 from sageruntime.operator import BaseOperator
 from sageruntime.pipeline import Pipeline
 from sageruntime.task.options import TaskOptions

@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from sageruntime.context import TaskContext
-from sageruntime.errors import OperatorError
+from sageruntime.errors import OperatorError, OperatorNotFound
+from sageruntime.factory.registry import Registry
 from sageruntime.operator import BaseOperator
+
+_operators = Registry(
+    "operator",
+    "sageruntime.operators",
+    {
+        "collect": "sageruntime.operator:CollectSink",
+        "count_by_key": "sageruntime.operator:CountByKey",
+    },
+    OperatorNotFound,
+)
 
 
 class OperatorFactory:
@@ -22,6 +34,22 @@ class OperatorFactory:
         self.make = make
         self.args = args
         self.kwargs = kwargs
+
+    @classmethod
+    def named(cls, name: str, *args: Any, **kwargs: Any) -> OperatorFactory:
+        """A recipe for the operator of this name; see :func:`find_operator`.
+
+        Raises:
+            OperatorNotFound: the name means nothing.
+            OperatorError: what it means cannot be called.
+        """
+        make = find_operator(name)
+        if not callable(make):
+            raise OperatorError(
+                f"operator {name!r} is {make!r}; expected an operator class, or a function that "
+                "returns an operator"
+            )
+        return cls(make, *args, **kwargs)
 
     def create_operator(self, ctx: TaskContext) -> BaseOperator:
         """Make the operator of one task instance.
@@ -40,3 +68,25 @@ class OperatorFactory:
 
     def __repr__(self) -> str:
         return f"OperatorFactory({getattr(self.make, '__qualname__', self.make)!s})"
+
+
+def register_operator(name: str, operator: Any) -> None:
+    """Let job files and :meth:`OperatorFactory.named` know an operator by name, in this process.
+
+    A job file may name a function, too, for a stage that takes one.
+    """
+    _operators.register(name, operator)
+
+
+def find_operator(name: str, folder: Path | None = None) -> Any:
+    """What ``name`` means: a registered operator, a built-in one, one that an installed package
+    has as an entry point of ``sageruntime.operators``, or an import path ``module:attribute``.
+
+    Args:
+        name: the name or import path.
+        folder: where to look for modules, too; those found there travel by value.
+
+    Raises:
+        OperatorNotFound: it means nothing; the message says what is known.
+    """
+    return _operators.find(name, folder)

@@ -1,60 +1,81 @@
-"""Operators by name: built-in ones by their own, all others by import path."""
+"""Names for what a job is made of: built in, registered here, or of an installed package."""
 
 from __future__ import annotations
 
-import importlib
-import sys
+from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import cloudpickle
+from sageruntime.errors import RuntimeTaskError
+from sageruntime.factory.import_path import import_attribute
+from sageruntime.naming import what_is_known
 
-from sageruntime.errors import OperatorNotFound
-from sageruntime.operator import CollectSink, CountByKey
-
-_registered: dict[str, Any] = {"collect": CollectSink, "count_by_key": CountByKey}
-
-
-def register_operator(name: str, operator: Any) -> None:
-    """Make a function or operator class known to job files as ``name``."""
-    _registered[name] = operator
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 
-def find_operator(name: str, folder: Path | None = None) -> Any:
-    """What ``name`` stands for: a registered name, or an import path ``module:attribute``.
+class Registry:
+    """Finds one kind of thing by name. Nothing is imported before it is asked for.
 
-    Modules are looked for in ``folder``, too. Those found there travel to other processes by
-    value: their hosts need no copy.
+    A name means, in this order: what this process has registered, what is built in, what an
+    installed package has as an entry point of that name.
 
-    Raises:
-        OperatorNotFound: it stands for nothing; the message says what is known.
+    Args:
+        kind: what messages call it, such as ``"operator"``.
+        group: the entry points' group.
+        built_in: import paths by name.
+        not_found: the error for a name that means nothing.
     """
-    if name in _registered:
-        return _registered[name]
-    module_name, _, attribute = name.partition(":")
-    if not attribute:
-        raise OperatorNotFound(
-            f"no operator is registered as {name!r}; known: {', '.join(sorted(_registered))}. "
-            "An operator of your own is named module:attribute"
+
+    def __init__(
+        self, kind: str, group: str, built_in: Mapping[str, str], not_found: type[RuntimeTaskError]
+    ) -> None:
+        self.kind = kind
+        self.group = group
+        self._built_in = dict(built_in)
+        self._not_found = not_found
+        self._registered: dict[str, Any] = {}
+
+    def register(self, name: str, thing: Any) -> None:
+        """Let ``name`` mean ``thing`` in this process."""
+        self._registered[name] = thing
+
+    def names(self) -> list[str]:
+        """Every name that means something, in order."""
+        installed = (entry_point.name for entry_point in installed_entry_points(self.group))
+        return sorted({*self._registered, *self._built_in, *installed})
+
+    def find(self, name: str, folder: Path | None = None) -> Any:
+        """What ``name`` means: a name of :meth:`names`, or an import path ``module:attribute``.
+
+        Modules of import paths are looked for in ``folder``, too; see
+        :func:`~sageruntime.factory.import_path.import_attribute`.
+
+        Raises:
+            RuntimeTaskError: of the registry's own type; it means nothing, or cannot be imported.
+        """
+        if name in self._registered:
+            return self._registered[name]
+        try:
+            if name in self._built_in:
+                return import_attribute(self._built_in[name])
+            for entry_point in installed_entry_points(self.group):
+                if entry_point.name == name:
+                    return entry_point.load()
+            if ":" in name:
+                return import_attribute(name, folder)
+        except (ImportError, AttributeError) as error:
+            raise self._not_found(f"{self.kind} {name!r} leads nowhere: {error}") from error
+        raise self._not_found(
+            f"no {self.kind} is named {name!r}; one of your own is named module:attribute or by an "
+            f"entry point of {self.group}; {what_is_known(name, self.names())}"
         )
-    try:
-        found: Any = _import(module_name, folder)
-        for part in attribute.split("."):
-            found = getattr(found, part)
-    except (ImportError, AttributeError) as error:
-        raise OperatorNotFound(f"{name!r} leads nowhere: {error}") from error
-    return found
 
 
-def _import(module_name: str, folder: Path | None) -> Any:
-    if folder is None:
-        return importlib.import_module(module_name)
-    sys.path.insert(0, str(folder))
-    try:
-        module = importlib.import_module(module_name)
-    finally:
-        sys.path.remove(str(folder))
-    origin = getattr(module, "__file__", None)
-    if origin is not None and Path(origin).resolve().is_relative_to(folder.resolve()):
-        cloudpickle.register_pickle_by_value(module)
-    return module
+@cache
+def installed_entry_points(group: str) -> tuple[EntryPoint, ...]:
+    """What the installed packages have in a group; looked up once in each process."""
+    from importlib.metadata import entry_points  # not by every process: it takes 20 ms
+
+    return tuple(entry_points(group=group))

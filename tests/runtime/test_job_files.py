@@ -10,7 +10,7 @@ import pytest
 
 from sageruntime.config import load_job
 from sageruntime.errors import ConfigError, OperatorNotFound
-from sageruntime.factory.registry import register_operator
+from sageruntime.factory.operator_factory import register_operator
 from sageruntime.job_file import pipeline_of
 
 GOOD = """\
