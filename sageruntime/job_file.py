@@ -11,7 +11,9 @@ from sageruntime.errors import ConfigError
 from sageruntime.factory.operator_factory import OperatorFactory, find_operator
 from sageruntime.operator import BaseOperator
 from sageruntime.pipeline import Pipeline
-from sageruntime.task.options import TaskOptions
+
+# What Pipeline's methods take by the same name.
+_AS_IT_IS = {"name", "parallelism", "on", "worker_threads", "error_policy"}
 
 
 def pipeline_of(job: JobConfig, folder: Path) -> Pipeline:
@@ -21,22 +23,7 @@ def pipeline_of(job: JobConfig, folder: Path) -> Pipeline:
         OperatorNotFound: a stage names an operator that does not exist.
         PipelineError, InvalidOption: the stages do not fit.
     """
-    local, performance = job.task.local, job.performance
-    pipeline = Pipeline(
-        job.name,
-        options=TaskOptions(
-            max_buffer_size=local.max_buffer_size,
-            queue_maxsize=local.queue_maxsize,
-            worker_threads=local.worker_threads,
-            batch_size=performance.batch_size if performance.batch_processing else 1,
-            monitoring_interval=performance.monitoring_interval,
-        ),
-        ray_options={
-            "lifetime": job.task.ray.lifetime,
-            "resources": job.task.ray.resources,
-            "memory": job.task.ray.memory,
-        },
-    )
+    pipeline = Pipeline(job.name, options=job.task_options(), ray_options=job.ray_options())
     for position, stage in enumerate(job.stages):
         _add(pipeline, stage, position, folder)
     return pipeline
@@ -44,9 +31,7 @@ def pipeline_of(job: JobConfig, folder: Path) -> Pipeline:
 
 def _add(pipeline: Pipeline, stage: StageConfig, position: int, folder: Path) -> None:
     operator = find_operator(stage.operator, folder)
-    options = stage.model_dump(
-        include={"name", "parallelism", "on", "worker_threads", "error_policy"}, exclude_unset=True
-    )
+    options = stage.model_dump(include=_AS_IT_IS, exclude_unset=True)
     if stage.kind == "key_by":
         unused = sorted(options.keys() - {"name"})
         if unused:

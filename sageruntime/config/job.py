@@ -1,0 +1,97 @@
+"""JobConfig: a whole job file."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import ConfigDict, Field
+
+from sageruntime.config.section import Section
+from sageruntime.config.settings import ErrorPolicyName, RestartConfig, RetryConfig, Settings
+from sageruntime.config.units import Seconds
+
+KINDS = ("source", "map", "filter", "flat_map", "key_by", "sink")
+
+
+class StageConfig(Section):
+    """One stage: exactly one of the kinds, and how it runs.
+
+    A kind's value is the name of a registered operator, or an import path `module:attribute`.
+    """
+
+    model_config = ConfigDict(
+        json_schema_extra={"oneOf": [{"required": [kind]} for kind in KINDS]},
+    )
+
+    source: str | None = None
+    """Where packets come from: an iterable, a function that returns one, or a source operator."""
+    map: str | None = None
+    """One result for each payload; or any operator that is neither source nor sink."""
+    filter: str | None = None
+    """Keep the payloads for which the function is true."""
+    flat_map: str | None = None
+    """Any number of results for each payload."""
+    key_by: str | None = None
+    """Let the instances of the next stage share the packets by key."""
+    sink: str | None = None
+    """Where packets end: a function to call for each payload, or a sink operator."""
+    arguments: dict[str, Any] = Field(default_factory=dict, alias="with")
+    """Arguments of the operator."""
+    name: str | None = None
+    """Unique in the job; by default the kind and the position."""
+    on: Literal["thread", "process", "ray"] | None = None
+    """What hosts each task; `thread`, unless given. `--on` overrides all stages."""
+    parallelism: int = Field(1, ge=1)
+    """How many tasks share the work."""
+    worker_threads: int | None = Field(None, ge=1)
+    """Instead of `task.local.worker_threads`."""
+    error_policy: ErrorPolicyName | None = None
+    """Instead of `task.error_policy`."""
+    retry: RetryConfig | None = None
+    """Instead of those keys of `task.retry` that are given here."""
+    restart: RestartConfig | None = None
+    """Instead of those keys of `task.restart` that are given here."""
+    processing_timeout: Seconds | None = None
+    """Instead of `performance.processing_timeout`."""
+
+    @property
+    def kind(self) -> str:
+        """Which of the kinds it is."""
+        return next(kind for kind in KINDS if getattr(self, kind) is not None)
+
+    @property
+    def operator(self) -> str:
+        """The operator's registered name or import path."""
+        return str(getattr(self, self.kind))
+
+    def model_post_init(self, context: Any) -> None:
+        """Check that it is one kind of stage."""
+        given = [kind for kind in KINDS if getattr(self, kind) is not None]
+        if len(given) != 1:
+            raise ValueError(
+                f"a stage has exactly one of {', '.join(KINDS)}; this one has "
+                f"{', '.join(given) or 'none'}"
+            )
+
+
+class ResultConfig(Section):
+    """What becomes of the sink's result."""
+
+    columns: list[str] = Field(default_factory=list)
+    """Show a result that is a list of rows as a table with these columns."""
+    rows: int = Field(20, ge=1)
+    """Most rows to show."""
+    file: str | None = None
+    """Where the result goes as JSON; relative to the working directory. `--output` overrides."""
+
+
+class JobConfig(Settings):
+    """A job: its stages and how they run."""
+
+    model_config = ConfigDict(title="sagert job")
+
+    name: str
+    """Letters, digits, `_` and `-`, at most 64."""
+    stages: list[StageConfig] = Field(min_length=2)
+    """From the source to the sink."""
+    result: ResultConfig = ResultConfig()
