@@ -1,0 +1,65 @@
+"""Monitor: tells listeners what is measured, at every interval."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class Monitor(Generic[T]):
+    """Measures in a thread of its own, which is started with the first listener.
+
+    A listener that raises is logged and not called again.
+
+    Args:
+        name: of the thread.
+        measure: makes a measurement.
+        interval: seconds between two of them.
+        logger: where errors of listeners go.
+    """
+
+    def __init__(
+        self, name: str, measure: Callable[[], T], interval: float, logger: logging.Logger
+    ) -> None:
+        self._name = name
+        self._measure = measure
+        self._interval = interval
+        self._logger = logger
+        self._listeners: list[Callable[[T], object]] = []
+        self._lock = threading.Lock()
+        self._closed = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def add_listener(self, listener: Callable[[T], object]) -> None:
+        """Call ``listener(measurement)`` at every interval, and a last time at the end."""
+        with self._lock:
+            self._listeners.append(listener)
+            if self._thread is None and not self._closed.is_set():
+                self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+                self._thread.start()
+
+    def close(self) -> None:
+        """Tell the listeners a last time; may be repeated."""
+        with self._lock:
+            self._closed.set()
+            thread, self._thread = self._thread, None
+        if thread is not None:
+            thread.join()
+
+    def _run(self) -> None:
+        over = False
+        while not over:
+            over = self._closed.wait(self._interval)
+            measurement = self._measure()
+            for listener in list(self._listeners):
+                try:
+                    listener(measurement)
+                except Exception:
+                    self._listeners.remove(listener)
+                    self._logger.exception(
+                        "%s: the listener %r failed and is not called again", self._name, listener
+                    )

@@ -1,0 +1,134 @@
+"""TaskMetrics: what a task counts while it works."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+from sageruntime.metrics.latency import LatencyHistogram
+
+
+class Started(NamedTuple):
+    """When a worker was started: monotonic seconds, and CPU seconds of its process."""
+
+    at: float
+    process_cpu_seconds: float
+
+
+class TaskMetrics:
+    """The counts of one task. One thread writes each of them; any thread may read them.
+
+    Attributes:
+        processed: packets dealt with without an error; for a source, packets read.
+        errors: packets the error policy had to deal with.
+        retries: times a packet was given to the operator again.
+        timeouts: packets that took longer than the processing timeout.
+        restarts: times the task was started again after a failure.
+        latency: from the moment upstream put a packet's batch to the moment the batch was done.
+        end_to_end: from the moment a packet's data entered the pipeline to that same moment.
+        waiting, decoding, operator: seconds worker threads spent; see
+            :class:`~sageruntime.metrics.TimeSpent`.
+        started: when the worker loop was, if it was.
+        loop: the thread of the worker loop.
+        lanes: threads that call the operator in its place.
+    """
+
+    def __init__(self) -> None:
+        self.processed = 0
+        self.errors = 0
+        self.retries = 0
+        self.timeouts = 0
+        self.restarts = 0
+        self.latency = LatencyHistogram()
+        self.end_to_end = LatencyHistogram()
+        self.waiting = 0.0
+        self.decoding = 0.0
+        self.operator = 0.0
+        self.loop = ThreadCounts()
+        self.lanes: list[ThreadCounts] = []
+        self.started: Started | None = None
+        self._ended_at: float | None = None
+
+    @property
+    def seconds(self) -> float:
+        """From the worker's start to its end, or to now."""
+        if self.started is None:
+            return 0.0
+        return (self._ended_at or time.monotonic()) - self.started.at
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """The calling thread is that of the worker loop while this lasts."""
+        if self.started is None:
+            self.started = Started(time.monotonic(), time.process_time())
+        self._ended_at = None
+        self.loop.begin()
+        try:
+            yield
+        finally:
+            self.loop.end()
+            self._ended_at = time.monotonic()
+
+    def add_lane(self) -> ThreadCounts:
+        """Count for the calling thread, too."""
+        lane = ThreadCounts()
+        lane.begin()
+        self.lanes.append(lane)
+        return lane
+
+    def batch_done(self, packets: int, failed: int, sent_at: int, entered_at: int) -> None:
+        """Count a batch that was done now. Times are in nanoseconds since the epoch.
+
+        Args:
+            packets: how many it held.
+            failed: on how many of them the operator failed.
+            sent_at: when it was sent to this task.
+            entered_at: when the data of its first packet entered the pipeline. Every packet is
+                counted with the age of this one, which is the oldest where order is kept.
+        """
+        now = time.time_ns()
+        self.processed += packets - failed
+        self.latency.record(now - sent_at, packets)
+        self.end_to_end.record(now - entered_at, packets)
+
+
+class ThreadCounts:
+    """What one worker thread has done. It begins and ends by itself; any thread may read.
+
+    Attributes:
+        name: the thread's.
+        processed: packets it has dealt with.
+    """
+
+    def __init__(self) -> None:
+        self.name = ""
+        self.processed = 0
+        self._clock: int | None = None
+        self._begun = 0.0
+        self._earlier = 0.0
+        self._used = 0.0
+
+    def begin(self) -> None:
+        """Count the CPU time of the calling thread from now on."""
+        self.name = threading.current_thread().name
+        self._earlier += self._used
+        self._used = 0.0
+        self._clock = time.pthread_getcpuclockid(threading.get_ident())
+        self._begun = time.clock_gettime(self._clock)
+
+    def end(self) -> None:
+        """The calling thread does something else from now on."""
+        self.cpu_seconds()
+        self._clock = None
+
+    def cpu_seconds(self) -> float:
+        """CPU time used between begin and end, or up to now."""
+        if self._clock is not None:
+            try:
+                self._used = time.clock_gettime(self._clock) - self._begun
+            except OSError:  # the thread has ended: as of the last time somebody asked
+                self._clock = None
+        return self._earlier + self._used
