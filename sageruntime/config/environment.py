@@ -55,19 +55,19 @@ def from_environment() -> dict[str, Any]:
     return _Source(_EnvironmentSettings)()
 
 
-def variable_of(location: tuple[int | str, ...]) -> str | None:
-    """The variable that gives the value at ``location``, or part of it; None if there is none."""
+def variables_of(location: tuple[int | str, ...]) -> list[str]:
+    """The variable that gives the value at ``location``, or those that give parts of it."""
     names = {name.upper(): name for name in os.environ}
     for length in range(len(location), 0, -1):
-        name = _PREFIX + variable_name(location[:length])
-        if name in names:
-            return names[name]
-    return None
+        if (name := variable_name(location[:length])) in names:
+            return [names[name]]
+    within = variable_name(location) + _DELIMITER
+    return [names[name] for name in sorted(names) if name.startswith(within)]
 
 
 def variable_name(location: tuple[int | str, ...]) -> str:
-    """How a setting is called in the environment, without the prefix."""
-    return _DELIMITER.join(map(str, location)).upper()
+    """How a setting is called in the environment."""
+    return _PREFIX + _DELIMITER.join(map(str, location)).upper()
 
 
 def _sections(name: str) -> list[str]:

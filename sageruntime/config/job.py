@@ -2,15 +2,35 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, get_args
 
-from pydantic import ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field, WithJsonSchema
 
 from sageruntime.config.section import Section
 from sageruntime.config.settings import ErrorPolicyName, RestartConfig, RetryConfig, Settings
 from sageruntime.config.units import Seconds
+from sageruntime.errors import RuntimeTaskError
+from sageruntime.factory.task_factory import Host, find_task
 
 KINDS = ("source", "map", "filter", "flat_map", "key_by", "sink")
+
+
+def _task_type(name: str) -> str:
+    # what the built-in ones need is looked at when the job starts; import paths, with the stages
+    if name not in get_args(Host) and ":" not in name:
+        try:
+            find_task(name)
+        except RuntimeTaskError as error:
+            raise ValueError(str(error)) from error
+    return name
+
+
+TaskType = Annotated[
+    str,
+    AfterValidator(_task_type),
+    WithJsonSchema({"anyOf": [{"enum": list(get_args(Host))}, {"type": "string"}]}),
+]
+"""What hosts tasks: a built-in host, or the name or import path of a task type."""
 
 
 class StageConfig(Section):
@@ -39,8 +59,9 @@ class StageConfig(Section):
     """Arguments of the operator."""
     name: str | None = None
     """Unique in the job; by default the kind and the position."""
-    on: Literal["thread", "process", "ray"] | None = None
-    """What hosts each task; `thread`, unless given. `--on` overrides all stages."""
+    on: TaskType | None = None
+    """What hosts each task, or a task type of your own by name or import path; `thread`, unless
+    given. `--on` overrides all stages."""
     parallelism: int = Field(1, ge=1)
     """How many tasks share the work."""
     worker_threads: int | None = Field(None, ge=1)

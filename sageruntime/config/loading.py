@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import ValidationError
 
-from sageruntime.config.environment import from_environment, variable_of
+from sageruntime.config.environment import from_environment, variables_of
 from sageruntime.config.job import JobConfig, StageConfig
 from sageruntime.config.job_yaml import JobLoader, line_of
 from sageruntime.config.settings import Settings
@@ -85,9 +85,8 @@ def _describe(
     """A mistake: where it is, and what to do."""
     location = problem["loc"] + tuple(problem.get("ctx", {}).get("at", ()))
     what = f"{_path_of(location)}: {_remedy(problem)}"
-    variable = variable_of(location) if _is_in(environment, location) else None
-    if variable is not None:
-        return f"environment variable {variable}: {what}"
+    if _is_in(environment, location):
+        return f"environment variable {', '.join(variables_of(location))}: {what}"
     return what if path is None else f"{path}:{line_of(root, location)}: {what}"
 
 
@@ -115,7 +114,7 @@ def _remedy(problem: Mapping[str, Any]) -> str:
         return "is required; add it"
     message = problem["msg"].removeprefix("Value error, ")
     if isinstance(problem["input"], (dict, list)):
-        return f"{message}"
+        return str(message)
     return f"{message}; got {problem['input']!r}"
 
 

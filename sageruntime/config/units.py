@@ -35,15 +35,16 @@ def _bytes(value: Any) -> Any:
     return int(_BYTE_SIZE.validate_python(value))
 
 
-def _schema(pattern: str, number: dict[str, Any]) -> WithJsonSchema:
-    return WithJsonSchema({"anyOf": [number, {"type": "string", "pattern": f"^{pattern}$"}]})
+def _schema(unit: str, pattern: str, number: dict[str, Any]) -> WithJsonSchema:
+    text = {"type": "string", "pattern": f"^{pattern}$"}
+    return WithJsonSchema({"anyOf": [number, text], "unit": unit})
 
 
 Bytes = Annotated[
     int,
     BeforeValidator(_bytes),
     Field(gt=0),
-    _schema(_SIZE, {"type": "integer", "exclusiveMinimum": 0}),
+    _schema("size", _SIZE, {"type": "integer", "exclusiveMinimum": 0}),
 ]
 """A size above 0: an int of bytes, or text with a unit."""
 
@@ -51,7 +52,7 @@ Seconds = Annotated[
     float,
     BeforeValidator(_seconds),
     Field(gt=0, allow_inf_nan=False),
-    _schema(_TIME, {"type": "number", "exclusiveMinimum": 0}),
+    _schema("time", _TIME, {"type": "number", "exclusiveMinimum": 0}),
 ]
 """A time above 0: a number of seconds, or text with a unit."""
 
@@ -59,6 +60,6 @@ Delay = Annotated[
     float,
     BeforeValidator(_seconds),
     Field(ge=0, allow_inf_nan=False),
-    _schema(_TIME, {"type": "number", "minimum": 0}),
+    _schema("time", _TIME, {"type": "number", "minimum": 0}),
 ]
 """A time from 0."""
