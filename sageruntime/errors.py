@@ -55,6 +55,10 @@ class CheckpointError(RuntimeTaskError):
     """A checkpoint cannot be kept, read, or fit to the job; the message says which."""
 
 
+class MonitoringError(RuntimeTaskError):
+    """Metrics, traces or profiles cannot be had as asked for; the message says what to change."""
+
+
 class TaskCancelled(RuntimeTaskError):
     """The task was stopped without draining while it waited."""
 

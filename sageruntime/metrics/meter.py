@@ -99,7 +99,7 @@ class Meter:
 
     def _threads(self) -> tuple[ThreadUsage, ...]:
         """The loop's thread, and the lanes' where they call the operator in its place."""
-        loop, lanes = self._metrics.loop, list(self._metrics.lanes)
+        loop, lanes = self._metrics.loop, list(self._metrics.lanes.values())
         processed = loop.processed if lanes else self._metrics.processed
         return (
             ThreadUsage(loop.name, processed, loop.cpu_seconds()),

@@ -33,7 +33,7 @@ class TaskMetrics:
             :class:`~sageruntime.metrics.TimeSpent`.
         started: when the worker loop was, if it was.
         loop: the thread of the worker loop.
-        lanes: threads that call the operator in its place.
+        lanes: threads that call the operator in its place, by name.
     """
 
     def __init__(self) -> None:
@@ -48,7 +48,7 @@ class TaskMetrics:
         self.decoding = 0.0
         self.operator = 0.0
         self.loop = ThreadCounts()
-        self.lanes: list[ThreadCounts] = []
+        self.lanes: dict[str, ThreadCounts] = {}
         self.started: Started | None = None
         self._ended_at: float | None = None
 
@@ -73,10 +73,9 @@ class TaskMetrics:
             self._ended_at = time.monotonic()
 
     def add_lane(self) -> ThreadCounts:
-        """Count for the calling thread, too."""
-        lane = ThreadCounts()
+        """The counts of the calling thread, which go on from those of an earlier one so named."""
+        lane = self.lanes.setdefault(threading.current_thread().name, ThreadCounts())
         lane.begin()
-        self.lanes.append(lane)
         return lane
 
     def batch_done(self, packets: int, failed: int, sent_at: int, entered_at: int) -> None:
