@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, field
 
+from sageruntime.logs import TaskLogger
+
 
 @dataclass
 class TaskContext:
@@ -13,7 +15,8 @@ class TaskContext:
     Args:
         name: unique among running tasks; it names the task's input queue, so it holds letters,
             digits, ``_`` and ``-`` only.
-        logger: where the task logs; by default ``sageruntime.<name>``.
+        logger: where the task logs; by default a logger below ``sageruntime.task.<stage>`` whose
+            records say which task they are of.
         stage: the pipeline stage the task is an instance of; by default its own name.
         index: which instance of the stage this is, from 0.
         parallelism: how many instances the stage has.
@@ -29,7 +32,7 @@ class TaskContext:
     upstreams: int = 0
 
     def __post_init__(self) -> None:
-        if self.logger is None:
-            self.logger = logging.getLogger(f"sageruntime.{self.name}")
         if not self.stage:
             self.stage = self.name
+        if self.logger is None:
+            self.logger = TaskLogger(self.name, self.stage)

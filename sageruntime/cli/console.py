@@ -2,17 +2,61 @@
 
 from __future__ import annotations
 
+import logging
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import Enum
 
 import typer
 from rich.console import Console
 
 from sagequeue import QueueError
+from sageruntime import logs
 from sageruntime.errors import JobFailed, RuntimeTaskError
 
 console = Console()
 errors = Console(stderr=True)
+
+_logger = logging.getLogger("sageruntime.cli")
+
+
+class LogFormat(str, Enum):
+    """What log records look like on stderr."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+class LogLevel(str, Enum):
+    """From which level on records are shown."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+class _ConsoleHandler(logging.Handler):
+    """Prints records above whatever the console shows live."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        line = self.format(record)
+        errors.print(line, markup=False, highlight=False, emoji=False, soft_wrap=True)
+
+
+def start_logging(log_format: LogFormat, level: LogLevel) -> None:
+    """Let the records of all loggers come out on stderr."""
+    if log_format is LogFormat.JSON:
+        # stderr has nothing but records then
+        handler: logging.Handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(logs.json_formatter())
+        errors.quiet = True
+    else:
+        handler = _ConsoleHandler()
+        handler.setFormatter(logs.text_formatter())
+    handler.addFilter(logs.TaskFilter())
+    logging.basicConfig(level=level.value.upper(), handlers=[handler])
 
 
 @contextmanager
@@ -21,11 +65,19 @@ def exit_codes() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        errors.print("[yellow]interrupted[/]: nothing was kept")
+        _tell("[yellow]interrupted[/]", "nothing was kept")
         raise typer.Exit(130) from None
     except JobFailed as error:
-        errors.print(f"[red]failed[/]: {error}", highlight=False)
+        _tell("[red]failed[/]", str(error))
         raise typer.Exit(1) from None
     except (RuntimeTaskError, QueueError) as error:
-        errors.print(f"[red]error[/]: {error}", highlight=False, soft_wrap=True)
+        _tell("[red]error[/]", str(error))
         raise typer.Exit(2) from None
+
+
+def _tell(how: str, what: str) -> None:
+    if errors.quiet:
+        _logger.error(what)
+    else:
+        errors.print(f"{how}: ", end="")
+        errors.print(what, markup=False, highlight=False, soft_wrap=True)

@@ -19,7 +19,7 @@ def follow(job: Job) -> None:
         TextColumn("{task.fields[rate]}"),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=errors, transient=True) as progress:
+    with Progress(*columns, console=errors, transient=True, disable=errors.quiet) as progress:
         bars = [
             progress.add_task(f"{stage.name} ({stage.host})", total=stage.total, rate="")
             for stage in job.progress()

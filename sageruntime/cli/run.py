@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
 import typer
 import yaml
-from rich.logging import RichHandler
 
 from sageruntime.cli import progress, summary
-from sageruntime.cli.console import errors, exit_codes
+from sageruntime.cli.console import LogFormat, LogLevel, exit_codes, start_logging
 from sageruntime.config import JobLoader, load_job
 from sageruntime.errors import ConfigError
 from sageruntime.factory.task_factory import Host
@@ -34,14 +32,16 @@ def run(
     output: Annotated[
         Path | None, typer.Option(help="Where the result goes as JSON, instead of the file's.")
     ] = None,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what tasks do.")] = False,
+    log_level: Annotated[
+        LogLevel, typer.Option(envvar="SAGERT_LOG_LEVEL", help="From which level on to log.")
+    ] = LogLevel.WARNING,
+    log_format: Annotated[
+        LogFormat,
+        typer.Option(envvar="SAGERT_LOG_FORMAT", help="json: stderr has log records only."),
+    ] = LogFormat.TEXT,
 ) -> None:
     """Run a job to its end and show its result and a summary."""
-    logging.basicConfig(
-        level=logging.DEBUG if verbose else logging.WARNING,
-        format="%(message)s",
-        handlers=[RichHandler(console=errors, show_path=False)],
-    )
+    start_logging(log_format, log_level)
     with exit_codes():
         if on is not None and on not in get_args(Host):
             raise ConfigError([f"--on {on}: expected one of {', '.join(get_args(Host))}"])
