@@ -40,6 +40,9 @@ _BOUNDS = [mantissa * 10.0**exponent for exponent in range(-4, 2) for mantissa i
     100.0
 ]  # seconds
 
+_Tasks = list[tuple[tuple[str, ...], MetricsSnapshot]]
+"""Each task with its labels."""
+
 
 class PrometheusExporter:
     """Measures a job whenever Prometheus scrapes it, and at no other time.
@@ -84,7 +87,7 @@ class _JobCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """The metrics as they are now."""
         metrics = self._measure()
-        tasks = [
+        tasks: _Tasks = [
             ((metrics.job, task.stage, task.task, task.host), task)
             for stage in metrics.stages
             for task in stage.tasks
@@ -98,9 +101,6 @@ class _JobCollector(Collector):
     def describe(self) -> list[Metric]:
         """Nothing: a registry asks for this first, and there may be no task yet."""
         return []
-
-
-_Tasks = list[tuple[tuple[str, ...], MetricsSnapshot]]
 
 
 def _counters(tasks: _Tasks) -> Iterator[Metric]:
