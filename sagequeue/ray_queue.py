@@ -52,6 +52,7 @@ class Broker:
         self.unfinished = 0
         self.is_shutdown = False
         self.handed_out: dict[str, tuple[int, list[bytes]]] = {}
+        self.kept: deque[bytes] = deque()
         self.changed = asyncio.Condition()
 
     async def _wait_until(self, ready: Callable[[], bool], seconds: float) -> bool:
@@ -78,7 +79,7 @@ class Broker:
             return len(accepted), False
 
     async def get_many(
-        self, receiver: str, request: int, most: int, seconds: float
+        self, receiver: str, request: int, most: int, seconds: float, keep: bool
     ) -> tuple[list[bytes], bool]:
         """A batch, and whether the queue is shut down and drained."""
         async with self.changed:
@@ -90,8 +91,20 @@ class Broker:
             batch = [self.items.popleft() for _ in range(min(most, len(self.items)))]
             if batch:
                 self.handed_out[receiver] = (request, batch)
+                if keep:
+                    self.kept.extend(batch)
                 self.changed.notify_all()
             return batch, not batch and self.is_shutdown
+
+    async def acknowledge(self, count: int) -> None:
+        for _ in range(min(count, len(self.kept))):
+            self.kept.popleft()
+
+    async def give_back(self) -> None:
+        async with self.changed:
+            self.items.extendleft(reversed(self.kept))
+            self.kept.clear()
+            self.changed.notify_all()
 
     async def forget(self, receiver: str) -> None:
         """A receiver has left."""
@@ -130,6 +143,7 @@ class _Receiver(threading.local):
         self.name = secrets.token_hex(8)
         self.request = 0
         self.received: deque[bytes] = deque()
+        self.kept = 0
 
 
 class RayQueue(Generic[T]):
@@ -203,14 +217,22 @@ class RayQueue(Generic[T]):
         return self.get(block=False)
 
     def get_many(
-        self, max_items: int | None = None, block: bool = True, timeout: float | None = None
+        self,
+        max_items: int | None = None,
+        block: bool = True,
+        timeout: float | None = None,
+        keep: bool = False,
     ) -> list[T]:
-        """Take what is there, waiting for the first; see :class:`sagequeue.protocol.Queue`."""
+        """Take what is there, waiting for the first; see :class:`sagequeue.protocol.Queue`.
+
+        With ``keep`` the broker remembers the items until :meth:`acknowledge`. It is for a queue
+        with one receiver.
+        """
         if max_items is not None and max_items < 1:
             raise InvalidOption(f"max_items must be at least 1 or None, not {max_items!r}")
         deadline = deadline_of(block, timeout)
         if not self._own.received:
-            self._receive(min(max_items or BATCH, BATCH), deadline)
+            self._receive(min(max_items or BATCH, BATCH), deadline, keep)
         items: list[T] = []
         while self._own.received and len(items) < (max_items or BATCH):
             try:
@@ -219,15 +241,30 @@ class RayQueue(Generic[T]):
                 if items:
                     break  # its error comes in its place: with the next call
                 self._own.received.popleft()
+                self._own.kept += keep
                 raise
             self._own.received.popleft()
+        self._own.kept += len(items) if keep else 0
         return items
 
-    def _receive(self, most: int, deadline: float | None) -> None:
+    def acknowledge(self) -> None:
+        """What this thread has taken with ``keep`` is dealt with."""
+        if self._own.kept:
+            self._ask("acknowledge", self._own.kept)
+            self._own.kept = 0
+
+    def give_back(self) -> None:
+        """Put what was taken with ``keep`` and not acknowledged before everything else.
+
+        For when its receiver has died.
+        """
+        self._ask("give_back")
+
+    def _receive(self, most: int, deadline: float | None, keep: bool) -> None:
         while True:
             left = _left(deadline)
             batch, drained = self._ask(
-                "get_many", self._own.name, self._own.request, most, min(left, PATIENCE)
+                "get_many", self._own.name, self._own.request, most, min(left, PATIENCE), keep
             )
             if batch:
                 self._own.request += 1

@@ -39,6 +39,10 @@ class TaskStartError(RuntimeTaskError):
     """The task could not be brought to its host."""
 
 
+class DependencyError(TaskStartError):
+    """This machine lacks what a job needs; the message says what, and the remedy."""
+
+
 class TaskLost(RuntimeTaskError):
     """The process or actor that hosted the task died without a report."""
 
@@ -76,6 +80,26 @@ class PacketError(RuntimeTaskError):
 
 class RemoteError(RuntimeTaskError):
     """Stands for an error of another process whose own type cannot be rebuilt in this one."""
+
+
+class ServiceError(RuntimeTaskError):
+    """Base class of what can go wrong with a call of a service, apart from what it raises."""
+
+
+class ServiceNotFound(ServiceError, LookupError):
+    """The job has no service of this name."""
+
+
+class ServiceMethodNotFound(ServiceError, AttributeError):
+    """The service has no public method of this name."""
+
+
+class ServiceTimeout(ServiceError, TimeoutError):
+    """The service did not answer in the time the caller gave it; it may still work on it."""
+
+
+class ServiceLost(ServiceError):
+    """The service has ended, or its process died while it worked on the call."""
 
 
 class JobFailed(RuntimeTaskError):

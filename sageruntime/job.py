@@ -6,7 +6,6 @@ import secrets
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +19,7 @@ from sageruntime.job_result import JobResult, StageSummary, progress_of, summary
 from sageruntime.stage import Stage
 from sageruntime.task import BaseTask, DeadLetter, ErrorPolicy, TaskState
 from sageruntime.task.base_task import Scope
+from sageruntime.task.options import OPTION_NAMES
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -168,7 +168,7 @@ class Job:
             parallelism=stage.parallelism,
             upstreams=before.parallelism if before else 0,
         )
-        options = asdict(stage.options)
+        options = {name: getattr(stage.options, name) for name in OPTION_NAMES}
         if stage.host == "ray":
             options.update(self._ray_options)
         if stage.options.error_policy is ErrorPolicy.DEAD_LETTER and self._dead_letters is not None:
@@ -225,7 +225,7 @@ def _connect(sender: BaseTask, stage: Stage, receivers: Sequence[BaseTask]) -> N
             receiver.name,
             receiver.input_buffer,
             group=stage.name,
-            batch_size=sender.options.batch_size,
+            batch_size=sender.options.packets_per_batch,
         )
         sender.router.add_connection(connection)
     sender.router.set_partitioner(stage.name, stage.partitioner())

@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sageruntime.communication.router import BaseRouter, Packet
 from sageruntime.context import TaskContext
+from sageruntime.errors import OperatorError
+from sageruntime.operator.results import Results
 
 if TYPE_CHECKING:
     from sageruntime.task.base_task import BaseTask
-
-Results = Packet | Iterable[Packet] | None
-"""What ``process`` may return: one packet, several, or nothing."""
 
 
 class BaseOperator(ABC):
     """Base of every operator. Its methods are called in this order, each in the task's host:
 
-    ``open`` once, ``process`` for every packet, ``finish`` once if every input ended without an
-    error, ``close`` once in any case. Only ``process`` may be called from several threads at once,
-    when the task has more than one worker thread; then packets of equal key still come one after
-    the other.
+    ``open`` once, ``restore`` once if there is a state to begin with, ``process`` for every packet,
+    ``finish`` once if every input ended without an error, ``close`` once in any case. ``snapshot``
+    and ``checkpoint_completed`` may come between two packets. Only ``process`` may be called from
+    several threads at once, when the task has more than one worker thread; then packets of equal
+    key still come one after the other.
+
+    ``process`` may be a coroutine function: then up to ``max_concurrency`` packets are worked on at
+    a time, those of equal key one after the other, and ``open``, ``finish`` and ``close`` may be
+    coroutine functions, too, on the same event loop.
 
     Attributes:
         ctx: the task instance this operator works for.
@@ -39,19 +42,57 @@ class BaseOperator(ABC):
         """Give the operator its task's router."""
         self.router = router
 
-    def open(self) -> None:  # noqa: B027
+    def open(self) -> Any:
         """Acquire what is needed to process: files, connections, models."""
+        return None
 
     @abstractmethod
-    def process(self, packet: Packet) -> Results:
+    def process(self, packet: Packet) -> Any:
         """Handle one packet, which may be changed and returned, and return the results.
 
         An exception goes to the task's error policy; nothing of this packet is sent then.
+
+        Returns:
+            A packet, an iterable of packets, or None; a coroutine of one of them.
         """
 
-    def finish(self) -> Results:
-        """Return the results that had to wait for the end of the input."""
+    def snapshot(self) -> Any:
+        """The state that a new operator needs to go on from here; it is pickled at once.
+
+        None says that there is nothing to keep.
+        """
         return None
 
-    def close(self) -> None:  # noqa: B027
+    def restore(self, state: Any) -> None:
+        """Go on from what :meth:`snapshot` returned, in this run of the job or an earlier one."""
+        raise OperatorError(f"{type(self).__qualname__} has a snapshot() but no restore(); add it")
+
+    def checkpoint_completed(self) -> None:  # noqa: B027
+        """What :meth:`snapshot` returned last is kept for good: the job never goes back before it.
+
+        It may be called again for the same snapshot after a restart.
+        """
+
+    def finish(self) -> Any:
+        """Return the results that had to wait for the end of the input, as ``process`` does."""
+        return None
+
+    def close(self) -> Any:
         """Release what ``open`` acquired."""
+        return None
+
+
+class BatchOperator(BaseOperator):
+    """Base of operators that work on many packets in one call: a model, a database, a vector sum.
+
+    When :meth:`process_batch` raises, nothing of the batch is sent and each of its packets is
+    tried by itself; so raise before changing the state.
+    """
+
+    @abstractmethod
+    def process_batch(self, packets: list[Packet]) -> Results:
+        """Handle the packets of a batch, at most ``batch_size``, and return the results."""
+
+    def process(self, packet: Packet) -> Results:
+        """Handle one packet as a batch of its own."""
+        return self.process_batch([packet])

@@ -6,7 +6,8 @@ from collections import Counter
 from typing import Any
 
 from sageruntime.communication.router import Packet
-from sageruntime.operator.base_operator import BaseOperator, Results
+from sageruntime.operator.base_operator import BaseOperator
+from sageruntime.operator.results import Results
 
 
 class CountByKey(BaseOperator):
@@ -23,3 +24,11 @@ class CountByKey(BaseOperator):
     def finish(self) -> Results:
         """See :class:`BaseOperator`."""
         return (Packet(item, key=item[0]) for item in self.counts.items())
+
+    def snapshot(self) -> Counter[Any]:
+        """The counts so far."""
+        return self.counts
+
+    def restore(self, state: Counter[Any]) -> None:
+        """Go on from them."""
+        self.counts = state

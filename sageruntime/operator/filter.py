@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from sageruntime.communication.router import Packet
-from sageruntime.operator.base_operator import BaseOperator, Results
+from sageruntime.operator.base_operator import BaseOperator
+from sageruntime.operator.results import Results
 
 
 class FilterOperator(BaseOperator):

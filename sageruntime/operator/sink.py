@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from sageruntime.communication.router import Packet
-from sageruntime.operator.base_operator import BaseOperator, Results
+from sageruntime.operator.base_operator import BaseOperator
+from sageruntime.operator.results import Results
 
 
 class SinkOperator(BaseOperator):
@@ -43,3 +44,11 @@ class CollectSink(SinkOperator):
     def result(self) -> list[Any]:
         """The payloads in the order they came."""
         return self.payloads
+
+    def snapshot(self) -> list[Any]:
+        """The payloads so far."""
+        return self.payloads
+
+    def restore(self, state: list[Any]) -> None:
+        """Go on from them."""
+        self.payloads = state

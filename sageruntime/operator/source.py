@@ -4,24 +4,42 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator
+from enum import Enum
 from itertools import islice
 from typing import Any
 
 from sageruntime.communication.router import Packet
 from sageruntime.errors import OperatorError
-from sageruntime.operator.base_operator import BaseOperator, Results
+from sageruntime.operator.base_operator import BaseOperator
+from sageruntime.operator.results import Results
+
+
+class Idle(Enum):
+    """The type of :data:`IDLE`."""
+
+    IDLE = "idle"
+
+
+IDLE = Idle.IDLE
+"""What a source yields that has nothing just now, so that its task can take checkpoints."""
 
 
 class SourceOperator(BaseOperator):
     """Base of sources: :meth:`read` yields payloads until there are no more.
 
     With several instances, each reads its own share: see ``ctx.index`` and ``ctx.parallelism``.
-    An error ends the task whatever its error policy: there is no packet to skip.
+    An error ends the task whatever its error policy: there is no packet to skip. For checkpoints,
+    ``snapshot()`` returns the position behind the payload yielded last, and :meth:`read` begins
+    where ``restore()`` says.
     """
 
     @abstractmethod
     def read(self) -> Iterator[Any]:
-        """Yield payloads. Called once, after ``open``."""
+        """Yield payloads. Called once, after ``open`` and ``restore``.
+
+        A source that waits for long yields :data:`IDLE` every now and then: between two yields
+        its task can be paused, stopped, and take a checkpoint.
+        """
 
     def total(self) -> int | None:
         """How many payloads this instance will yield, if known; called after ``open``."""
@@ -42,8 +60,20 @@ class IterableSource(SourceOperator):
 
     def __init__(self, origin: Iterable[Any] | Callable[[], Iterable[Any]]) -> None:
         self.origin = origin
+        self._position = 0
 
     def read(self) -> Iterator[Any]:
         """See :class:`SourceOperator`."""
         items = self.origin() if callable(self.origin) else self.origin
-        return islice(iter(items), self.ctx.index, None, self.ctx.parallelism)
+        every = self.ctx.parallelism
+        for item in islice(iter(items), self.ctx.index + self._position * every, None, every):
+            self._position += 1
+            yield item
+
+    def snapshot(self) -> int:
+        """How many items have been yielded."""
+        return self._position
+
+    def restore(self, state: int) -> None:
+        """Pass over as many: the iterable has to yield the same items again."""
+        self._position = state

@@ -4,53 +4,87 @@ from __future__ import annotations
 
 import threading
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Protocol
 
 from sagequeue import create_queue
 from sagequeue.errors import ShutDown
 from sagequeue.protocol import Queue
 from sageruntime.communication.router import BaseRouter, Message, Packet, PacketBatch
 from sageruntime.context import TaskContext
-from sageruntime.errors import TaskStateError
+from sageruntime.errors import PacketError, TaskCancelled, TaskHalted, TaskStateError
 from sageruntime.factory.operator_factory import OperatorFactory
 from sageruntime.metrics import TaskMetrics
 from sageruntime.operator import BaseOperator, SourceOperator
-from sageruntime.task.error_policy import DeadLetter, ErrorHandler, ErrorPolicy
-from sageruntime.task.options import TaskOptions
+from sageruntime.recovery.restart_budget import RestartBudget
+from sageruntime.task.calls import calls_of, overdue
+from sageruntime.task.error_policy import DeadLetter, ErrorHandler
+from sageruntime.task.inbox import Inbox, inbox_of
+from sageruntime.task.mailbox_worker import MailboxWorker
+from sageruntime.task.options import TaskOptions, task_options
+from sageruntime.task.source_worker import SourceWorker
 from sageruntime.task.state import NEXT_STATES, TaskState
 from sageruntime.task.status import TaskReport, TaskStatus
-from sageruntime.task.worker import MailboxWorker, SourceWorker, Worker
+from sageruntime.task.watchdog import Watchdog
+from sageruntime.task.worker import Worker
 
 Scope = Literal["auto", "thread", "machine", "cluster"]
 Listener = Callable[["BaseTask"], None]
 
+# Slots of an input queue beyond its maxsize, for what a restartable task may have claimed.
+_SPARE_SLOTS = 64
 
-class BaseTask(ABC):
-    """An operator with an input queue before it and a router behind it.
+
+class Supervisor(Protocol):
+    """Who decides about a task: for a job with checkpoints, its coordinator.
+
+    Any thread may call it; it does not wait.
+    """
+
+    def failed(self, task: BaseTask, error: BaseException) -> None:
+        """The task waits in RESTARTING for :meth:`BaseTask.restore` or :meth:`BaseTask.fail`."""
+
+    def exhausted(self, task: BaseTask) -> None:
+        """The task's source has been read to its end."""
+
+    def snapshot_taken(self, task: BaseTask, checkpoint: int, state: bytes) -> None:
+        """The task's part of a checkpoint."""
+
+    def completed(self, task: BaseTask, state: bytes) -> None:
+        """The task has processed and sent everything, and waits for :meth:`BaseTask.dismiss`."""
+
+
+class BaseTask:
+    """An operator with an input queue before it and a router behind it; base of every task.
+
+    The worker loop runs in a thread of this process, unless a subclass has another host for it.
 
     Args:
         runtime_context: the task's identity.
         operator_factory: makes its operator.
-        max_buffer_size, queue_maxsize, worker_threads, batch_size, error_policy, monitoring_interval:
-            see :class:`~sageruntime.task.options.TaskOptions`.
         queue_scope: how far away the tasks are that send to this one; by default as far as its
             own host can be: ``"thread"``, ``"machine"`` or ``"cluster"``.
         input_buffer: the input queue, if there is one already.
-        dead_letters: where the error policy ``dead_letter`` puts packets.
+        dead_letters: where dead letters are put.
+        supervisor: who decides what follows a failure; by default the task's restart policy.
+        coordinated: whether the task is part of a job with checkpoints.
+        attempt: the job's attempt: how often it has gone back to a checkpoint.
+        options: ``max_buffer_size``, ``queue_maxsize``, ``worker_threads``, ``batch_size``,
+            ``error_policy`` and the other fields of
+            :class:`~sageruntime.task.options.TaskOptions`.
 
     Raises:
-        InvalidOption: an option is out of range.
+        InvalidOption: an option is unknown or out of range.
         Exception: what the operator's constructor raises, for a task that runs here.
     """
 
-    host: ClassVar[str]
-    default_scope: ClassVar[Scope]
+    host: ClassVar[str] = "thread"
+    default_scope: ClassVar[Scope] = "thread"
     runs_here: ClassVar[bool] = True
     """Whether the operator is in this process, and not just its task's handle."""
 
     operator: BaseOperator
+    errors: ErrorHandler
     _worker: Worker
 
     def __init__(
@@ -58,56 +92,62 @@ class BaseTask(ABC):
         runtime_context: TaskContext,
         operator_factory: OperatorFactory,
         *,
-        max_buffer_size: int = 30_000,
-        queue_maxsize: int = 50_000,
-        worker_threads: int = 1,
-        batch_size: int = 100,
-        error_policy: ErrorPolicy | str = ErrorPolicy.FAIL,
-        monitoring_interval: float = 0.2,
         queue_scope: Scope | None = None,
         input_buffer: Queue[Message] | None = None,
         dead_letters: Queue[DeadLetter] | None = None,
+        supervisor: Supervisor | None = None,
+        coordinated: bool = False,
+        attempt: int = 0,
+        **options: Any,
     ) -> None:
+        if type(self) is BaseTask:
+            raise TypeError("BaseTask is abstract; use LocalTask, ProcessTask, RayTask or your own")
         self.ctx = runtime_context
         self.name = runtime_context.name
         self.logger = runtime_context.logger
         self.operator_factory = operator_factory
-        self.options = TaskOptions(
-            max_buffer_size,
-            queue_maxsize,
-            worker_threads,
-            batch_size,
-            ErrorPolicy(error_policy),
-            monitoring_interval,
-        )
+        self.options: TaskOptions = task_options(options)
         self.metrics = TaskMetrics()
         self.dead_letters = dead_letters
-        self.errors = ErrorHandler(self.ctx, self.options.error_policy, self.metrics, dead_letters)
+        self.supervisor = supervisor
+        self.coordinated = coordinated
         self.router = BaseRouter(runtime_context)
-        if self.runs_here:
-            try:
-                self.operator = operator_factory.create_operator(self.ctx)
-                self.operator.task = self
-                self.operator.inject_router(self.router)
-            except Exception as error:
-                self.logger.error("Failed to make the operator of %s: %s", self.name, error)
-                raise
+        self.router.begin(attempt)
         if input_buffer is None:
             # The queue's items are batches.
+            slots = self.options.queue_slots
             input_buffer = create_queue(
                 name=self.ctx.name,
-                maxsize=max(1, queue_maxsize // batch_size),
+                maxsize=slots,
                 scope=queue_scope or self.default_scope,
+                capacity=2 * slots + _SPARE_SLOTS,
             )
         self.input_buffer: Queue[Message] = input_buffer
         self.input_buffer.logger = self.logger
+        self.given_up: set[int] = set()
+        """Ids of packets that the operator hung on, if its process was replaced for them."""
         self._state = TaskState.CREATED
-        self._changed = threading.Condition()
+        self._changed = threading.Condition(threading.RLock())
         self._listeners: list[Listener] = []
         self._result: Any = None
         self._error: BaseException | None = None
+        self._budget = RestartBudget(self.options.restart)
+        self._inbox: Inbox | None = None
+        self._watchdog: Watchdog | None = None
+        self._paused = False
+        self._draining = False
+        self._cancelled = False
+        # What the next attempt begins with, once it may begin.
+        self._restored: tuple[bytes | None, bool] | None = None
+        self._beginning: tuple[bytes | None, bool] = (None, False)
         if self.runs_here:
-            self._worker = self._make_worker()
+            try:
+                self._prepare()
+            except Exception as error:
+                self.logger.error(
+                    "Failed to make the operator of %s: %s", self.name, error, exc_info=error
+                )
+                raise
 
     @property
     def state(self) -> TaskState:
@@ -117,7 +157,7 @@ class BaseTask(ABC):
     @property
     def is_running(self) -> bool:
         """Whether the task has been started and has not ended."""
-        return self._state in (TaskState.STARTING, TaskState.RUNNING, TaskState.DRAINING)
+        return not (self._state is TaskState.CREATED or self._state.ended)
 
     @property
     def _processed_count(self) -> int:
@@ -131,7 +171,6 @@ class BaseTask(ABC):
         """Call ``listener(task)`` after each change of state, in the thread that made it."""
         self._listeners.append(listener)
 
-    @abstractmethod
     def start_running(self) -> None:
         """Start the worker loop in its host and return.
 
@@ -139,8 +178,9 @@ class BaseTask(ABC):
             TaskStateError: the task was started before.
             TaskStartError: the host cannot take it.
         """
+        self._begin()
+        threading.Thread(target=self._live, name=self.name, daemon=True).start()
 
-    @abstractmethod
     def stop(self, drain: bool = True, timeout: float | None = None) -> bool:
         """End the task and wait for it.
 
@@ -152,14 +192,57 @@ class BaseTask(ABC):
         Returns:
             Whether the task has ended.
         """
+        with self._changed:
+            if self._state is TaskState.CREATED:
+                self._advance(TaskState.STOPPED)
+            elif not self._state.ended:
+                if drain:
+                    self._draining = True
+                    self._resume_worker()
+                    self._worker.drain()
+                    self._advance(TaskState.DRAINING)
+                else:
+                    self._cancelled = True
+                    self._worker.cancel()
+                self._changed.notify_all()
+        return self.join(timeout)
 
-    @abstractmethod
+    def pause(self) -> None:
+        """Process nothing more, after the packets in hand, until :meth:`resume`.
+
+        What upstream sends waits in the input queue. Pausing twice is pausing once; a task may be
+        paused before it is started.
+
+        Raises:
+            TaskStateError: the task has ended.
+        """
+        with self._changed:
+            self._check_alive("paused")
+            self._paused = True
+            self._worker.pause()
+
+    def resume(self) -> None:
+        """Go on after :meth:`pause`.
+
+        Raises:
+            TaskStateError: the task has ended.
+        """
+        with self._changed:
+            self._check_alive("resumed")
+            self._resume_worker()
+
     def cleanup(self, grace: float = 1.0) -> None:
         """Give back everything the task holds; may be repeated.
 
         A task that runs is stopped without draining. An operator that does not return within
         ``grace`` seconds is killed with its process; a thread is left behind.
         """
+        if not self.stop(drain=False, timeout=grace):
+            self.logger.warning("%s: the operator did not return; left behind", self.name)
+            self._advance(TaskState.STOPPED)
+        if self._watchdog is not None:
+            self._watchdog.stop()
+        self.input_buffer.close()
 
     def put_packet(self, packet: Packet, block: bool = True, timeout: float | None = None) -> None:
         """Put a packet in the input queue.
@@ -183,9 +266,17 @@ class BaseTask(ABC):
             TaskStateError: the operator is not in this process; use :meth:`put_packet`.
             PacketError: the operator failed and the error policy is ``fail``.
         """
-        failed = self._worker.process([packet])
+        failed = self._worker.calls.work_on([packet])
         self.metrics.processed += 1 - failed
         self.router.flush()
+
+    def custom_process(self, packet: Packet) -> Any:
+        """What is done with each packet; a subclass may do something else, in any host.
+
+        In the hosts of :class:`ProcessTask` and :class:`RayTask` it is called on the task that
+        runs there, which has this task's ``operator``, ``ctx``, ``router`` and ``logger``.
+        """
+        return self.operator.process(packet)
 
     def join(self, timeout: float | None = None) -> bool:
         """Wait until the task has ended; return whether it has."""
@@ -199,9 +290,13 @@ class BaseTask(ABC):
             stage=self.ctx.stage,
             host=self.host,
             state=self._state,
+            paused=self._paused,
             processed=self._processed_count,
             emitted=self.router.routed,
             errors=self._error_count,
+            retries=self.metrics.retries,
+            restarts=self.metrics.restarts,
+            attempt=self.router.attempt,
             queue_depth=0 if self._state.ended else self.input_buffer.qsize(),
             total=self._worker.total,
             error=self._describe_error(),
@@ -217,12 +312,220 @@ class BaseTask(ABC):
             raise TaskStateError(f"{self.name} is {self._state.value}; a report comes at the end")
         return TaskReport(self.get_status(), self.metrics.latency, self._result, self._error)
 
-    def _make_worker(self) -> Worker:
-        operator = self.operator
-        rest = (self.router, self.metrics, self.errors, self.options)
+    # What a supervisor asks of a task.
+
+    def halt(self) -> None:
+        """Leave off and wait in RESTARTING for :meth:`restore`; the input queue stays."""
+        with self._changed:
+            self._worker.halt()
+
+    def restore(self, attempt: int, state: bytes | None = None, over: bool = False) -> None:
+        """Begin again from RESTARTING, with a new operator.
+
+        Args:
+            attempt: what earlier attempts have sent is ignored.
+            state: what the operator's ``snapshot()`` had returned, pickled.
+            over: the state is the last: everything was processed and sent.
+        """
+        with self._changed:
+            self.router.begin(attempt)
+            self._restored = (state, over)
+            self._changed.notify_all()
+
+    def begin_with(self, state: bytes | None, over: bool = False) -> None:
+        """What the first attempt begins with, as :meth:`restore` says for the others."""
+        self._beginning = (state, over)
+
+    def take_checkpoint(self, checkpoint: int) -> None:
+        """Begin a checkpoint here; it travels downstream."""
+        with self._changed:
+            self._worker.take_checkpoint(checkpoint)
+
+    def checkpoint_completed(self) -> None:
+        """The task's last snapshot is part of a complete checkpoint."""
+        with self._changed:
+            self._worker.checkpoint_completed()
+
+    def release(self) -> None:
+        """Let a source that has been read to its end finish."""
+        with self._changed:
+            if isinstance(self._worker, SourceWorker):
+                self._worker.release()
+
+    def dismiss(self) -> None:
+        """Let a task that has completed end."""
+        with self._changed:
+            self._worker.dismiss()
+
+    def fail(self, error: BaseException) -> None:
+        """End the task with an error, unless it has ended."""
+        if self._advance(TaskState.FAILED, error=error):
+            self.logger.error("%s failed: %s", self.name, error, exc_info=error)
+
+    # What the worker tells: see WorkerEvents.
+
+    def draining(self) -> None:
+        """See :class:`~sageruntime.task.worker.WorkerEvents`."""
+        self._advance(TaskState.DRAINING)
+
+    def snapshot_taken(self, checkpoint: int, state: bytes) -> None:
+        """See :class:`~sageruntime.task.worker.WorkerEvents`."""
+        if self.supervisor is not None:
+            self.supervisor.snapshot_taken(self, checkpoint, state)
+
+    def exhausted(self) -> None:
+        """See :class:`~sageruntime.task.worker.WorkerEvents`."""
+        if self.supervisor is not None:
+            self.supervisor.exhausted(self)
+
+    def completed(self, state: bytes) -> None:
+        """See :class:`~sageruntime.task.worker.WorkerEvents`."""
+        if self.supervisor is not None:
+            self.supervisor.completed(self, state)
+
+    def failed_outside(self, error: BaseException) -> None:
+        """See :class:`~sageruntime.task.worker.WorkerEvents`."""
+        with self._changed:
+            self._error = error
+            self._worker.halt()
+
+    def _live(self) -> None:
+        """The life of the worker loop: one attempt after the other."""
+        state, over = self._beginning
+        while True:
+            try:
+                if not self._advance(TaskState.RUNNING):
+                    return
+                result = self._worker.run(state, over)
+            except TaskCancelled:
+                self._advance(TaskState.STOPPED)
+                return
+            except TaskHalted:
+                outside, self._error = self._error, None
+                if outside is None:
+                    self._advance(TaskState.RESTARTING)
+                else:
+                    self._on_failure(outside)
+            except BaseException as error:  # whatever it is, somebody has to learn of it
+                self._on_failure(error)
+            else:
+                self._advance(TaskState.STOPPED, result)
+                return
+            again = self._await_restore()
+            if again is None:
+                return
+            state, over = again
+            try:
+                self._prepare()
+            except Exception as error:
+                self._on_failure(error)
+
+    def _prepare(self) -> None:
+        """Make an operator and a worker for the next attempt."""
+        operator = self.operator_factory.create_operator(self.ctx)
+        operator.task = self
+        operator.inject_router(self.router)
+        if self._inbox is None and not isinstance(operator, SourceOperator):
+            keep = self._is_restartable() and not self.coordinated
+            self._inbox = inbox_of(self.input_buffer, keep)
+        elif self._inbox is not None:
+            self._inbox.rewind()
+        with self._changed:
+            self.operator = operator
+            self._worker = self._make_worker(operator)
+            if self._paused:
+                self._worker.pause()
+            if self._draining:
+                self._worker.drain()
+            if self._cancelled:
+                self._worker.cancel()
+
+    def _make_worker(self, operator: BaseOperator) -> Worker:
+        options = self.options
+        self.errors = ErrorHandler(
+            self.ctx, options.error_policy, options.retry, self.metrics, self.dead_letters,
+            lambda seconds: self._worker.wait(seconds),
+        )  # fmt: skip
+        if options.processing_timeout is not None and self._watchdog is None:
+            self._watchdog = Watchdog(options.processing_timeout, self._on_overdue, self.name)
+        calls = calls_of(
+            operator, self.custom_process if self._has_custom_process() else operator.process,
+            self.router, self.errors, options, self.name, self._watchdog,
+        )  # fmt: skip
+        parts = (self.name, operator, calls, self.router, self.metrics, self.errors, options)
         if isinstance(operator, SourceOperator):
-            return SourceWorker(self.name, operator, *rest, self._fail)
-        return MailboxWorker(self.name, operator, *rest, self.input_buffer, self.ctx.upstreams)
+            return SourceWorker(*parts, self.coordinated, self)
+        assert self._inbox is not None
+        return MailboxWorker(
+            *parts, self.coordinated, self,
+            inbox=self._inbox, upstreams=self.ctx.upstreams, given_up=self.given_up,
+        )  # fmt: skip
+
+    def _has_custom_process(self) -> bool:
+        return type(self).custom_process is not BaseTask.custom_process
+
+    def _is_restartable(self) -> bool:
+        return self.options.restart.max_restarts > 0
+
+    def _on_failure(self, error: BaseException) -> None:
+        """What follows when an attempt has failed."""
+        if self.supervisor is not None:
+            self._advance(TaskState.RESTARTING, error=error)
+            if not self._state.ended:
+                self.supervisor.failed(self, error)
+            return
+        delay = self._budget.next_delay()
+        if delay is None or not isinstance(error, Exception):
+            self.fail(error)
+            return
+        self._advance(TaskState.RESTARTING, error=error)
+        if self._state.ended:
+            return
+        self.metrics.restarts += 1
+        self.logger.warning(
+            "%s failed and begins again in %.1f s: %s", self.name, delay, error, exc_info=error
+        )
+        with self._changed:
+            self._changed.wait_for(lambda: self._cancelled or self._state.ended, delay)
+        self.restore(self.router.attempt)
+
+    def _await_restore(self) -> tuple[bytes | None, bool] | None:
+        """What the next attempt begins with; None when there is none."""
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._restored is not None or self._cancelled or self._state.ended
+            )
+            if self._state.ended:
+                return None
+            if self._cancelled:
+                self._advance(TaskState.STOPPED)
+                return None
+            restored, self._restored = self._restored, None
+            return restored
+
+    def _on_overdue(self, packets: list[Packet]) -> None:
+        """The operator works on these for too long: report them and apply the error policy."""
+        error: BaseException | None = None
+        self.metrics.timeouts += len(packets)
+        for packet in packets:
+            try:
+                self.errors.handle(packet, overdue(packet, self.options.processing_timeout or 0))
+            except PacketError as failure:
+                error = failure
+        self._on_stuck([packet.id for packet in packets], error)
+
+    def _on_stuck(self, packet_ids: list[int], error: BaseException | None) -> None:
+        """The worker's thread hangs in the operator; it cannot be stopped in this process."""
+        if error is not None:
+            self.fail(error)
+
+    def _resume_worker(self) -> None:
+        self._paused = False
+        self._worker.resume()
+
+    def _check_alive(self, what: str) -> None:
+        if self._state.ended:
+            raise TaskStateError(f"{self.name} is {self._state.value} and cannot be {what}")
 
     def _describe_error(self) -> str | None:
         return None if self._error is None else f"{type(self._error).__name__}: {self._error}"
@@ -232,11 +535,6 @@ class BaseTask(ABC):
             raise TaskStateError(
                 f"{self.name} is {self._state.value}; start_running() is for a new task"
             )
-
-    def _fail(self, error: BaseException) -> None:
-        """End the task with an error, unless it has ended."""
-        if self._advance(TaskState.FAILED, error=error):
-            self.logger.error("%s failed: %s", self.name, error, exc_info=error)
 
     def _advance(
         self, state: TaskState, result: Any = None, error: BaseException | None = None

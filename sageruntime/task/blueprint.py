@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import cloudpickle
 
@@ -13,8 +15,8 @@ from sageruntime.errors import TaskStartError
 from sageruntime.factory.operator_factory import OperatorFactory
 from sageruntime.task.base_task import BaseTask
 from sageruntime.task.error_policy import DeadLetter
-from sageruntime.task.local_task import LocalTask
-from sageruntime.task.options import TaskOptions
+from sageruntime.task.hosted_task import HostedTask, Send
+from sageruntime.task.options import OPTION_NAMES, TaskOptions
 
 
 @dataclass
@@ -23,23 +25,36 @@ class TaskBlueprint:
 
     ctx: TaskContext
     operator_factory: OperatorFactory
+    custom_process: Callable[..., Any] | None
     options: TaskOptions
     input_buffer: Queue[Message]
     connections: list[Connection]
     partitioners: dict[str, Partitioner]
     dead_letters: Queue[DeadLetter] | None
+    coordinated: bool
+    attempt: int
+    given_up: set[int]
+    state: bytes | None
+    over: bool
 
     @classmethod
-    def of(cls, task: BaseTask) -> TaskBlueprint:
-        """The blueprint of a task as it is now."""
+    def of(cls, task: BaseTask, state: bytes | None, over: bool) -> TaskBlueprint:
+        """The blueprint of a task as it is now, to begin with a state: see ``restore``."""
+        custom = type(task).custom_process
         return cls(
             task.ctx,
             task.operator_factory,
+            None if custom is BaseTask.custom_process else custom,
             task.options,
             task.input_buffer,
             task.router.connections,
             task.router.partitioners,
             task.dead_letters,
+            task.coordinated,
+            task.router.attempt,
+            task.given_up,
+            state,
+            over,
         )
 
     def dumps(self) -> bytes:
@@ -58,17 +73,23 @@ class TaskBlueprint:
             ) from error
         return data
 
-    def build(self) -> LocalTask:
+    def build(self, send: Send) -> HostedTask:
         """The task, to be run in this process; raises what the operator's constructor raises."""
-        task = LocalTask(
+        task = HostedTask(
             self.ctx,
             self.operator_factory,
-            **asdict(self.options),
+            send=send,
+            custom=self.custom_process,
             input_buffer=self.input_buffer,
             dead_letters=self.dead_letters,
+            coordinated=self.coordinated,
+            attempt=self.attempt,
+            **{name: getattr(self.options, name) for name in OPTION_NAMES},
         )
+        task.given_up.update(self.given_up)
         for connection in self.connections:
             task.router.add_connection(connection)
         for group, partitioner in self.partitioners.items():
             task.router.set_partitioner(group, partitioner)
+        task.begin_with(self.state, self.over)
         return task

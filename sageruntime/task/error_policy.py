@@ -6,6 +6,7 @@ import threading
 import time
 import traceback
 from collections import Counter
+from collections.abc import Callable
 from enum import Enum
 from typing import NoReturn
 
@@ -17,6 +18,7 @@ from sageruntime.communication.router import Packet
 from sageruntime.context import TaskContext
 from sageruntime.errors import InvalidOption, PacketError
 from sageruntime.metrics import TaskMetrics
+from sageruntime.recovery.policies import RetryPolicy
 
 
 class ErrorPolicy(str, Enum):
@@ -57,32 +59,94 @@ class DeadLetter(msgspec.Struct):
     failed_at: int = msgspec.field(default_factory=time.time_ns)
 
 
+Again = Callable[[Packet], list[Packet]]
+"""Calls the operator once more."""
+
+
 class ErrorHandler:
     """Counts errors, logs the first of each type in full, and applies the policy.
 
     Any thread may call it.
 
+    Args:
+        ctx: the task.
+        policy: what becomes of a packet.
+        retry: how the policy ``retry`` tries again, and what follows then.
+        metrics: where errors are counted.
+        dead_letters: where dead letters go.
+        wait: waits for some seconds, or less when the task is to stop.
+
     Raises:
-        InvalidOption: the policy is ``dead_letter`` and there is no queue for the letters.
+        InvalidOption: dead letters are asked for and there is no queue for them.
     """
 
     def __init__(
         self,
         ctx: TaskContext,
         policy: ErrorPolicy,
+        retry: RetryPolicy,
         metrics: TaskMetrics,
         dead_letters: Queue[DeadLetter] | None,
+        wait: Callable[[float], None],
     ) -> None:
-        if policy is ErrorPolicy.DEAD_LETTER and dead_letters is None:
+        self._retry = retry if policy is ErrorPolicy.RETRY else None
+        self._policy = ErrorPolicy(retry.then) if policy is ErrorPolicy.RETRY else policy
+        if self._policy is ErrorPolicy.DEAD_LETTER and dead_letters is None:
             raise InvalidOption(
                 f"{ctx.name}: error_policy='dead_letter' needs a queue; pass dead_letters="
             )
         self._ctx = ctx
-        self._policy = policy
         self._metrics = metrics
         self._dead_letters = dead_letters
+        self._wait = wait
         self._seen: Counter[str] = Counter()
         self._lock = threading.Lock()
+
+    def deal_with(self, packet: Packet, error: Exception, again: Again) -> list[Packet] | None:
+        """Try the packet again if the policy says so, else :meth:`handle` it.
+
+        Args:
+            packet: the one that failed.
+            error: how.
+            again: calls the operator once more and returns its results.
+
+        Returns:
+            The results, if it went well after all; None otherwise.
+
+        Raises:
+            PacketError: the policy is ``fail``.
+        """
+        if self._retry is not None:
+            try:
+                return self._try_again(packet, error, self._retry, again)
+            except Exception as last:
+                error = last
+        self.handle(packet, error)
+        return None
+
+    def _try_again(
+        self, packet: Packet, error: Exception, policy: RetryPolicy, again: Again
+    ) -> list[Packet]:
+        import tenacity  # only where something fails
+
+        first = True
+
+        def attempt() -> list[Packet]:
+            nonlocal first
+            if first:
+                first = False
+                raise error
+            self._metrics.retries += 1
+            return again(packet)
+
+        retrying = tenacity.Retrying(
+            stop=tenacity.stop_after_attempt(policy.attempts),
+            wait=tenacity.wait_exponential(policy.backoff, policy.max_backoff),
+            sleep=self._wait,
+            reraise=True,
+        )
+        results: list[Packet] = retrying(attempt)
+        return results
 
     def handle(self, packet: Packet | None, error: Exception) -> None:
         """Deal with one packet, or with a message that could not be decoded into packets.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 from sageruntime.errors import InvalidOption
 from sageruntime.recovery.policies import RestartPolicy, RetryPolicy
@@ -41,8 +43,8 @@ class TaskOptions:
     max_concurrency: int = 100
     processing_timeout: float | None = None
     error_policy: ErrorPolicy = ErrorPolicy.FAIL
-    retry: RetryPolicy = RetryPolicy()
-    restart: RestartPolicy = RestartPolicy()
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
+    restart: RestartPolicy = field(default_factory=RestartPolicy)
     monitoring_interval: float = 0.2
 
     def __post_init__(self) -> None:
@@ -69,3 +71,24 @@ class TaskOptions:
     def queue_slots(self) -> int:
         """Batches that the input queue holds."""
         return max(1, self.queue_maxsize // self.packets_per_batch)
+
+
+OPTION_NAMES = [field.name for field in fields(TaskOptions)]
+"""The names of a task's options."""
+
+
+def task_options(given: Mapping[str, Any]) -> TaskOptions:
+    """Options given by name; names of policies may stand for them.
+
+    Raises:
+        InvalidOption: an option is unknown or out of range.
+    """
+    for name in given:
+        if name not in OPTION_NAMES:
+            raise InvalidOption(
+                f"unknown option {name!r}; expected one of: {', '.join(OPTION_NAMES)}"
+            )
+    values = dict(given)
+    if "error_policy" in values:
+        values["error_policy"] = ErrorPolicy(values["error_policy"])
+    return TaskOptions(**values)

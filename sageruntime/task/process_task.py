@@ -12,14 +12,14 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection as Pipe
-from multiprocessing.context import SpawnProcess
+from multiprocessing.context import ForkServerProcess
 from typing import Any
 
 import cloudpickle
 
 from sageruntime.errors import TaskLost, TaskStartError
 from sageruntime.task.blueprint import TaskBlueprint
-from sageruntime.task.local_task import LocalTask
+from sageruntime.task.hosted_task import HostedTask
 from sageruntime.task.packed_error import PackedError
 from sageruntime.task.remote_task import RemoteReport, RemoteTask
 from sageruntime.task.state import TaskState
@@ -31,28 +31,45 @@ _EXIT_SECONDS = 5.0
 class ProcessTask(RemoteTask):
     """A task hosted by a child process; see :class:`~sageruntime.task.base_task.BaseTask`.
 
-    The child is spawned, so a script that starts one keeps its main part under
-    ``if __name__ == "__main__":``. It ends with this process, even if that is killed.
+    The child comes from a fork server that has imported the runtime, so a script that starts one
+    keeps its main part under ``if __name__ == "__main__":``. It ends with this process, even if
+    that is killed.
     """
 
     host = "process"
     default_scope = "machine"
-    _process: SpawnProcess | None = None
+    _process: ForkServerProcess | None = None
     _control: Pipe | None = None
     _follower: threading.Thread | None = None
+    _host_ended = False
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self._commanding = threading.Lock()
+    @property
+    def pid(self) -> int | None:
+        """The host's process id, once there is one."""
+        process = self._process
+        return None if process is None else process.pid
 
-    def start_running(self) -> None:
+    def cleanup(self, grace: float = 1.0) -> None:
         """See :class:`BaseTask`."""
-        blueprint = TaskBlueprint.of(self).dumps()
-        self._begin()
-        spawn = multiprocessing.get_context("spawn")
-        near, far = spawn.Pipe()
+        if not self.stop(drain=False, timeout=grace):
+            self._kill()
+        process, follower, control = self._process, self._follower, self._control
+        if process is not None and follower is not None and control is not None:
+            follower.join(_EXIT_SECONDS)
+            self._kill()
+            follower.join()
+            with self._commanding:
+                control.close()
+                process.close()
+                self._process = None
+        self.input_buffer.close()
+
+    def _launch(self, blueprint: bytes) -> None:
+        forked = multiprocessing.get_context("forkserver")
+        forked.set_forkserver_preload(["__main__", __name__])
+        near, far = forked.Pipe()
         level = logging.getLogger().getEffectiveLevel()
-        process = spawn.Process(
+        process = forked.Process(
             target=host_task, args=(far, blueprint, level), name=self.name, daemon=True
         )
         try:
@@ -60,55 +77,43 @@ class ProcessTask(RemoteTask):
                 process.start()
         except Exception as error:
             near.close()
-            failure = TaskStartError(f"{self.name}: its process cannot be started: {error}")
-            self._fail(failure)
-            raise failure from error
+            raise TaskStartError(f"{self.name}: its process cannot be started: {error}") from error
         finally:
             far.close()
-        self._process, self._control = process, near
+        self._process, self._control, self._host_ended = process, near, False
         self._follower = threading.Thread(
             target=self._follow, args=(process, near), name=f"{self.name}-follow", daemon=True
         )
         self._follower.start()
 
-    def stop(self, drain: bool = True, timeout: float | None = None) -> bool:
-        """See :class:`BaseTask`."""
-        if self._state is TaskState.CREATED:
-            self._advance(TaskState.STOPPED)
-        if not self._state.ended and self._control is not None:
-            with self._commanding, suppress(OSError):  # gone; the follower will say so
-                self._control.send(drain)
-        return self.join(timeout)
+    def _has_host(self) -> bool:
+        return self._process is not None and not self._host_ended
 
-    def cleanup(self, grace: float = 1.0) -> None:
-        """See :class:`BaseTask`."""
-        process = self._process
-        if not self.stop(drain=False, timeout=grace) and process is not None:
-            process.kill()
-        if process is not None and self._follower is not None and self._control is not None:
-            process.join(_EXIT_SECONDS)
-            if process.exitcode is None:
-                process.kill()
-            self._follower.join()
-            self._control.close()
-            process.close()
-            self._process = None
-        self.input_buffer.close()
+    def _send(self, command: str, arguments: tuple[Any, ...]) -> None:
+        with suppress(OSError):  # gone; the follower will say so
+            if self._control is not None:
+                self._control.send((command, arguments))
 
-    def _follow(self, process: SpawnProcess, control: Pipe) -> None:
+    def _kill(self) -> None:
+        if self._has_host() and self._process is not None:
+            self._process.kill()
+
+    def _follow(self, process: ForkServerProcess, control: Pipe) -> None:
         # the pipe's other end closes with the child, however that ends
         with suppress(EOFError, OSError):
             while True:
                 self._receive(control.recv_bytes())
+        # only here: two threads cannot wait for one process of the fork server
         process.join()
+        self._host_ended = True
         if not self._state.ended:
-            self._fail(TaskLost(_obituary(self.name, self._state, process.exitcode)))
+            self._on_host_lost(TaskLost(_obituary(self.name, self._state, process.exitcode)))
 
     def _receive(self, data: bytes) -> None:
         try:
             message = pickle.loads(data)
         except Exception as error:  # of a class that only the child can import
-            self._fail(error)
+            self.fail(error)
             return
         if isinstance(message, logging.LogRecord):
             logger = logging.getLogger(message.name)
@@ -173,7 +178,7 @@ def host_task(control: Pipe, blueprint: bytes, log_level: int) -> None:
 def _run(uplink: _Uplink, control: Pipe, data: bytes) -> None:
     try:
         blueprint: TaskBlueprint = cloudpickle.loads(data)
-        task = blueprint.build()
+        task = blueprint.build(uplink.send)
     except Exception as error:
         uplink.send(PackedError.of(error))
         return
@@ -186,10 +191,10 @@ def _run(uplink: _Uplink, control: Pipe, data: bytes) -> None:
     task.cleanup()
 
 
-def _obey(task: LocalTask, control: Pipe) -> None:
+def _obey(task: HostedTask, control: Pipe) -> None:
     try:
         while True:
-            task.stop(drain=control.recv(), timeout=0)
+            task.obey(*control.recv())
     except (EOFError, OSError):
         # The parent has died: nobody waits for what the operator does now.
         task.cleanup()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from queue import Empty, Queue
 from typing import Any
 
 import cloudpickle
@@ -11,11 +12,10 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError
 
 from sageruntime.errors import TaskLost, TaskStartError
-from sageruntime.task.blueprint import TaskBlueprint
-from sageruntime.task.local_task import LocalTask
+from sageruntime.task.base_task import BaseTask
+from sageruntime.task.hosted_task import HostedTask
 from sageruntime.task.packed_error import PackedError
 from sageruntime.task.remote_task import RemoteReport, RemoteTask
-from sageruntime.task.state import TaskState
 
 # How long Ray may take to find a place for an actor.
 _START_SECONDS = 60.0
@@ -36,6 +36,7 @@ class RayTask(RemoteTask):
     default_scope = "cluster"
     _actor: Any = None
     _follower: threading.Thread | None = None
+    _lost = False
 
     def __init__(
         self,
@@ -57,56 +58,56 @@ class RayTask(RemoteTask):
             "max_concurrency": 4,
         }
 
-    def start_running(self) -> None:
-        """See :class:`BaseTask`."""
-        blueprint = TaskBlueprint.of(self).dumps()
-        self._begin()
-        try:
-            actor_class: Any = ray.remote(_TaskActor)
-            self._actor = actor_class.options(**self._actor_options).remote(blueprint)
-        except (RayError, ValueError, TypeError) as error:
-            failure = TaskStartError(f"{self.name}: Ray does not take its actor: {error}")
-            self._fail(failure)
-            raise failure from error
-        self._follower = threading.Thread(
-            target=self._follow, name=f"{self.name}-follow", daemon=True
-        )
-        self._follower.start()
-
-    def stop(self, drain: bool = True, timeout: float | None = None) -> bool:
-        """See :class:`BaseTask`."""
-        if self._state is TaskState.CREATED:
-            self._advance(TaskState.STOPPED)
-        if not self._state.ended and self._actor is not None:
-            self._actor.stop.remote(drain)
-        return self.join(timeout)
-
     def cleanup(self, grace: float = 1.0) -> None:
         """See :class:`BaseTask`."""
         self.stop(drain=False, timeout=grace)
         if self._actor is not None and self._follower is not None:
-            ray.kill(self._actor)
+            self._kill()
             self._follower.join()
             self._actor = None
         self.input_buffer.close()
 
-    def _follow(self) -> None:
+    def _launch(self, blueprint: bytes) -> None:
+        try:
+            actor_class: Any = ray.remote(_TaskActor)
+            self._actor = actor_class.options(**self._actor_options).remote(blueprint)
+        except (RayError, ValueError, TypeError) as error:
+            raise TaskStartError(f"{self.name}: Ray does not take its actor: {error}") from error
+        self._lost = False
+        self._follower = threading.Thread(
+            target=self._follow, args=(self._actor,), name=f"{self.name}-follow", daemon=True
+        )
+        self._follower.start()
+
+    def _has_host(self) -> bool:
+        return self._actor is not None and not self._lost
+
+    def _send(self, command: str, arguments: tuple[Any, ...]) -> None:
+        self._actor.obey.remote(command, arguments)
+
+    def _kill(self) -> None:
+        if self._actor is not None:
+            ray.kill(self._actor)
+
+    def _follow(self, actor: Any) -> None:
         interval = self.options.monitoring_interval
         patience: float | None = _START_SECONDS
         try:
             while not self._state.ended:
-                message = ray.get(self._actor.poll.remote(interval), timeout=patience)
+                messages = ray.get(actor.poll.remote(interval), timeout=patience)
                 patience = None
-                self._take(cloudpickle.loads(message))
+                for message in messages:
+                    self._take(cloudpickle.loads(message))
         except GetTimeoutError:
-            self._fail(TaskStartError(
+            self.fail(TaskStartError(
                 f"{self.name}: Ray has found no place for its actor in {_START_SECONDS:.0f} s; "
                 f"it asks for {self._actor_options}, the cluster has {_cluster_resources()}"
             ))  # fmt: skip
         except RayActorError as error:
-            self._fail(TaskLost(f"the actor of {self.name} died without a report: {error}"))
+            self._lost = True
+            self._on_host_lost(TaskLost(f"the actor of {self.name} died without a report: {error}"))
         except Exception as error:  # whatever it is, the job has to learn of it
-            self._fail(error)
+            self.fail(error)
 
 
 def _cluster_resources() -> Any:
@@ -118,29 +119,37 @@ class _TaskActor:
     """Holds a task in a Ray worker. Its methods run side by side, each in a thread."""
 
     def __init__(self, blueprint: bytes) -> None:
-        self._failure: PackedError | None = None
+        self._outbox: Queue[bytes] = Queue()
+        self._task: HostedTask | None = None
         try:
-            self._task: LocalTask = cloudpickle.loads(blueprint).build()
+            self._task = cloudpickle.loads(blueprint).build(self._tell)
         except Exception as error:
-            self._failure = PackedError.of(error)
+            self._tell(PackedError.of(error))
         else:
+            self._task.add_listener(self._report)
             self._task.start_running()
 
-    def poll(self, seconds: float) -> bytes:
-        """The task's report if it ends within some seconds, else its status."""
-        message: object = self._failure
-        if message is None and self._task.join(seconds):
-            message = RemoteReport.of(self._task.get_report())
-            self._task.cleanup()
-        elif message is None:
-            message = self._task.get_status()
-        data: bytes = cloudpickle.dumps(message)
-        return data
+    def poll(self, seconds: float) -> list[bytes]:
+        """What the task has to tell; its status, when there is nothing for some seconds."""
+        try:
+            messages = [self._outbox.get(timeout=seconds)]
+        except Empty:
+            return [cloudpickle.dumps(self._task and self._task.get_status())]
+        while not self._outbox.empty():
+            messages.append(self._outbox.get())
+        return messages
 
-    def stop(self, drain: bool) -> None:
-        """Ask the task to stop."""
-        if self._failure is None:
-            self._task.stop(drain, timeout=0)
+    def obey(self, command: str, arguments: tuple[Any, ...]) -> None:
+        """Do what the handle says."""
+        if self._task is not None:
+            self._task.obey(command, arguments)
+
+    def _report(self, task: BaseTask) -> None:
+        if task.state.ended:
+            self._tell(RemoteReport.of(task.get_report()))
+
+    def _tell(self, message: object) -> None:
+        self._outbox.put(cloudpickle.dumps(message))
 
 
 def connect() -> bool:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import threading
+from abc import abstractmethod
 from dataclasses import dataclass, replace
+from typing import Any
 
 import cloudpickle
 
 from sageruntime.communication.router import Packet
-from sageruntime.errors import OperatorError, TaskStateError
+from sageruntime.errors import OperatorError, TaskStartError, TaskStateError
 from sageruntime.metrics import LatencyHistogram
 from sageruntime.task.base_task import BaseTask
+from sageruntime.task.blueprint import TaskBlueprint
+from sageruntime.task.hosted_task import Completed, Exhausted, Failed, Snapshot, Stuck
+from sageruntime.task.inbox import give_back_unfinished
 from sageruntime.task.packed_error import PackedError
 from sageruntime.task.state import TaskState
 from sageruntime.task.status import TaskReport, TaskStatus
@@ -41,10 +47,58 @@ class RemoteReport:
 
 
 class RemoteTask(BaseTask):
-    """Base of tasks whose operator lives in another process."""
+    """Base of tasks whose operator lives in another process, their host.
+
+    Commands go down to the :class:`~sageruntime.task.hosted_task.HostedTask` there, messages come
+    up from it. When the host dies, the next one takes up what it left in the input queue.
+    """
 
     runs_here = False
-    _remote_status: TaskStatus | None = None
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._last = TaskStatus(self.name, self.ctx.stage, self.host, self._state, 0, 0, 0, 0)
+        # What the hosts before this one had counted.
+        self._before = self._last
+        self._stuck: Stuck | None = None
+        # Hosts are begun and commanded one at a time. It is never held by who reads messages,
+        # because a command may have to wait for the host to be done with telling.
+        self._commanding = threading.RLock()
+
+    def start_running(self) -> None:
+        """See :class:`BaseTask`."""
+        with self._commanding:
+            blueprint = TaskBlueprint.of(self, None, False).dumps()
+            self._begin()
+            self._launch_or_fail(blueprint)
+
+    def stop(self, drain: bool = True, timeout: float | None = None) -> bool:
+        """See :class:`BaseTask`."""
+        with self._changed:
+            if self._state is TaskState.CREATED:
+                self._advance(TaskState.STOPPED)
+            self._draining = self._draining or drain
+            self._cancelled = self._cancelled or not drain
+            if self._cancelled and self._state is TaskState.RESTARTING and not self._has_host():
+                self._advance(TaskState.STOPPED)
+            self._changed.notify_all()
+        if not self._state.ended:
+            self._command("stop", drain, 0)
+        return self.join(timeout)
+
+    def pause(self) -> None:
+        """See :class:`BaseTask`."""
+        with self._changed:
+            self._check_alive("paused")
+            self._paused = True
+        self._command("pause")
+
+    def resume(self) -> None:
+        """See :class:`BaseTask`."""
+        with self._changed:
+            self._check_alive("resumed")
+            self._paused = False
+        self._command("resume")
 
     def process_packet(self, packet: Packet) -> None:
         """See :class:`BaseTask`."""
@@ -54,19 +108,88 @@ class RemoteTask(BaseTask):
 
     def get_status(self) -> TaskStatus:
         """See :class:`BaseTask`; as of the last message from the host."""
-        last = self._remote_status
-        return TaskStatus(
-            name=self.name,
-            stage=self.ctx.stage,
+        last, before = self._last, self._before
+        return replace(
+            last,
             host=self.host,
             state=self._state,
-            processed=self._processed_count,
-            emitted=last.emitted if last else 0,
-            errors=self._error_count,
-            queue_depth=last.queue_depth if last else 0,
-            total=last.total if last else None,
+            paused=self._paused,
+            processed=before.processed + last.processed,
+            emitted=before.emitted + last.emitted,
+            errors=before.errors + last.errors,
+            retries=before.retries + last.retries,
+            restarts=self.metrics.restarts,
+            attempt=self.router.attempt,
             error=self._describe_error(),
         )
+
+    def halt(self) -> None:
+        """See :class:`BaseTask`."""
+        self._command("halt")
+
+    def restore(self, attempt: int, state: bytes | None = None, over: bool = False) -> None:
+        """See :class:`BaseTask`."""
+        with self._commanding:
+            self.router.begin(attempt)
+            if self._has_host():
+                self._command("restore", attempt, state, over)
+            elif not self._state.ended:
+                self._before = replace(self.get_status())
+                self._last = replace(self._last, processed=0, emitted=0, errors=0, retries=0)
+                self._launch_or_fail(TaskBlueprint.of(self, state, over).dumps())
+                if self._draining:
+                    self._command("stop", True, 0)
+
+    def take_checkpoint(self, checkpoint: int) -> None:
+        """See :class:`BaseTask`."""
+        self._command("take_checkpoint", checkpoint)
+
+    def checkpoint_completed(self) -> None:
+        """See :class:`BaseTask`."""
+        self._command("checkpoint_completed")
+
+    def release(self) -> None:
+        """See :class:`BaseTask`."""
+        self._command("release")
+
+    def dismiss(self) -> None:
+        """See :class:`BaseTask`."""
+        self._command("dismiss")
+
+    def kill_host(self) -> None:
+        """Kill the process that hosts the task; what follows is up to the restart policy."""
+        with self._commanding:
+            self._kill()
+
+    @abstractmethod
+    def _launch(self, blueprint: bytes) -> None:
+        """Bring the task to a new host; raises TaskStartError."""
+
+    @abstractmethod
+    def _has_host(self) -> bool:
+        """Whether there is a host that lives."""
+
+    @abstractmethod
+    def _send(self, command: str, arguments: tuple[Any, ...]) -> None:
+        """Send a command to the host, which may be gone."""
+
+    @abstractmethod
+    def _kill(self) -> None:
+        """Kill the host, if there is one."""
+
+    def _command(self, name: str, *arguments: Any) -> None:
+        with self._commanding:
+            if self._has_host():
+                self._send(name, arguments)
+
+    def _launch_or_fail(self, blueprint: bytes) -> None:
+        try:
+            self._launch(blueprint)
+        except TaskStartError as error:
+            self.fail(error)
+            raise
+        if self._paused:
+            self._command("pause")
 
     def _take(self, message: object) -> None:
         """Act on a message from the host."""
@@ -74,19 +197,32 @@ class RemoteTask(BaseTask):
             self._take_status(message)
         elif isinstance(message, RemoteReport):
             self._take_report(message)
-        elif isinstance(message, PackedError):
-            self._fail(message.unpack())
+        elif isinstance(message, PackedError):  # of an operator that cannot be made
+            self.fail(message.unpack())
+        elif isinstance(message, Failed):
+            self._on_failure(message.error.unpack())
+        elif isinstance(message, Exhausted):
+            self.exhausted()
+        elif isinstance(message, Snapshot):
+            self.snapshot_taken(message.checkpoint, message.state)
+        elif isinstance(message, Completed):
+            self.completed(message.state)
+        elif isinstance(message, Stuck):
+            self._stuck = message
+            self._kill()
 
     def _take_status(self, status: TaskStatus) -> None:
-        self._remote_status = status
-        self.metrics.processed = status.processed
-        self.metrics.errors = status.errors
+        self._last = status
+        total = self.get_status()
+        self.metrics.processed = total.processed
+        self.metrics.errors = total.errors
+        self.metrics.retries = total.retries
         if not status.state.ended:  # the end comes with the report
             self._advance(status.state)
 
     def _take_report(self, report: RemoteReport) -> None:
         self._take_status(report.status)
-        self.metrics.latency = report.latency
+        self.metrics.latency.add(report.latency)
         if report.error is not None:
             # the host has logged it
             self._advance(TaskState.FAILED, error=report.error.unpack())
@@ -94,6 +230,28 @@ class RemoteTask(BaseTask):
         try:
             result = cloudpickle.loads(report.result)
         except Exception as error:  # of a class that only the host can import
-            self._fail(error)
+            self.fail(error)
         else:
             self._advance(TaskState.STOPPED, result)
+
+    def _on_host_lost(self, error: Exception) -> None:
+        """The host has died without a report."""
+        if self._state.ended:
+            return
+        if self._cancelled:
+            self._advance(TaskState.STOPPED)
+            return
+        if not self.coordinated:
+            give_back_unfinished(self.input_buffer)
+        stuck, self._stuck = self._stuck, None
+        if stuck is None:
+            self._on_failure(error)
+            return
+        self.given_up.update(stuck.packet_ids)
+        if stuck.error is not None:
+            self._on_failure(stuck.error.unpack())
+        elif self.supervisor is not None:
+            self._on_failure(error)
+        elif self._advance(TaskState.RESTARTING):
+            self.logger.warning("%s: its operator hung; the process was replaced", self.name)
+            self.restore(self.router.attempt)

@@ -12,6 +12,8 @@ class TaskState(str, Enum):
     STARTING = "starting"
     RUNNING = "running"
     DRAINING = "draining"
+    RESTARTING = "restarting"
+    """It has failed, or was halted, and may begin again."""
     STOPPED = "stopped"
     FAILED = "failed"
 
@@ -24,10 +26,19 @@ class TaskState(str, Enum):
 NEXT_STATES: dict[TaskState, frozenset[TaskState]] = {
     TaskState.CREATED: frozenset({TaskState.STARTING, TaskState.STOPPED}),
     TaskState.STARTING: frozenset(
-        {TaskState.RUNNING, TaskState.DRAINING, TaskState.STOPPED, TaskState.FAILED}
+        {
+            TaskState.RUNNING,
+            TaskState.DRAINING,
+            TaskState.RESTARTING,
+            TaskState.STOPPED,
+            TaskState.FAILED,
+        }
     ),
-    TaskState.RUNNING: frozenset({TaskState.DRAINING, TaskState.STOPPED, TaskState.FAILED}),
-    TaskState.DRAINING: frozenset({TaskState.STOPPED, TaskState.FAILED}),
+    TaskState.RUNNING: frozenset(
+        {TaskState.DRAINING, TaskState.RESTARTING, TaskState.STOPPED, TaskState.FAILED}
+    ),
+    TaskState.DRAINING: frozenset({TaskState.RESTARTING, TaskState.STOPPED, TaskState.FAILED}),
+    TaskState.RESTARTING: frozenset({TaskState.RUNNING, TaskState.STOPPED, TaskState.FAILED}),
     TaskState.STOPPED: frozenset(),
     TaskState.FAILED: frozenset(),
 }

@@ -18,9 +18,13 @@ class TaskStatus:
         stage: the stage it is an instance of.
         host: ``"thread"``, ``"process"`` or ``"ray"``.
         state: where it is in its life.
+        paused: whether it was told to pause.
         processed: packets dealt with without an error; for a source, packets read.
         emitted: packets routed downstream.
         errors: packets the error policy had to deal with.
+        retries: how often a packet was tried again.
+        restarts: how often the task was started again.
+        attempt: how often the job has gone back to a checkpoint.
         queue_depth: batches waiting in the input queue.
         total: packets a source will read in all, if it knows.
         error: why the task failed, if it did.
@@ -34,6 +38,10 @@ class TaskStatus:
     emitted: int
     errors: int
     queue_depth: int
+    paused: bool = False
+    retries: int = 0
+    restarts: int = 0
+    attempt: int = 0
     total: int | None = None
     error: str | None = None
 

@@ -279,8 +279,8 @@ def test_pipelines_that_make_no_sense() -> None:
         Pipeline("p").source([1], parallelism=0)
     with pytest.raises(InvalidOption, match="thread, process, ray"):
         Pipeline("p").source([1], on="moon")  # type: ignore[arg-type]
-    with pytest.raises(InvalidOption, match="fail, skip, dead_letter"):
-        Pipeline("p").source([1], error_policy="retry")
+    with pytest.raises(InvalidOption, match="fail, skip, retry, dead_letter"):
+        Pipeline("p").source([1], error_policy="perhaps")
     with pytest.raises(PipelineError, match="OperatorFactory"):
         Pipeline("p").source([1]).map(Fragile())
     assert Pipeline("p").source([1]).map(OperatorFactory(Fragile)).sink().run().sink_result == [1]

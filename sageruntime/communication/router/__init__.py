@@ -5,6 +5,7 @@ from sageruntime.communication.router.connection import Connection
 from sageruntime.communication.router.packet import (
     Barrier,
     Message,
+    Nudge,
     Packet,
     PacketBatch,
     StopSignal,
@@ -17,6 +18,7 @@ __all__ = [
     "Connection",
     "KeyHash",
     "Message",
+    "Nudge",
     "Packet",
     "PacketBatch",
     "Partitioner",

@@ -119,5 +119,9 @@ class Barrier(msgspec.Struct, frozen=True):
     attempt: int = 0
 
 
-Message = PacketBatch | StopSignal | Barrier
+class Nudge(msgspec.Struct, frozen=True):
+    """Makes a worker that waits for a message look whether something else was asked of it."""
+
+
+Message = PacketBatch | StopSignal | Barrier | Nudge
 """An item of a task's input queue."""

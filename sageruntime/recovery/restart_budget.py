@@ -1,0 +1,27 @@
+"""RestartBudget: whether, and after how long, something may be started again."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+
+from sageruntime.recovery.policies import RestartPolicy
+
+
+class RestartBudget:
+    """Counts restarts against a policy."""
+
+    def __init__(self, policy: RestartPolicy) -> None:
+        self._policy = policy
+        self._restarts: deque[float] = deque()
+
+    def next_delay(self) -> float | None:
+        """Seconds to wait before a restart that is due now; None when there have been too many."""
+        policy, now = self._policy, time.monotonic()
+        while self._restarts and now - self._restarts[0] > policy.window:
+            self._restarts.popleft()
+        earlier = len(self._restarts)
+        if earlier >= policy.max_restarts:
+            return None
+        self._restarts.append(now)
+        return min(policy.backoff * 2.0**earlier, policy.max_backoff)

@@ -1,0 +1,113 @@
+"""HostedTask: a task in a process of its own, as seen from within; its handle is a RemoteTask."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from sageruntime.errors import TaskStateError
+from sageruntime.task.base_task import BaseTask
+from sageruntime.task.local_task import LocalTask
+from sageruntime.task.packed_error import PackedError
+
+Send = Callable[[object], None]
+"""Sends a message to the handle."""
+
+
+@dataclass(frozen=True)
+class Failed:
+    """An attempt has failed; the task waits for ``restore``."""
+
+    error: PackedError
+
+
+@dataclass(frozen=True)
+class Stuck:
+    """The operator hangs on these packets; with an error, the policy is that the task fails."""
+
+    packet_ids: list[int]
+    error: PackedError | None
+
+
+@dataclass(frozen=True)
+class Exhausted:
+    """The source has been read to its end."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The task's part of a checkpoint."""
+
+    checkpoint: int
+    state: bytes
+
+
+@dataclass(frozen=True)
+class Completed:
+    """All is processed and sent; the task waits for ``dismiss``."""
+
+    state: bytes
+
+
+class HandleSupervisor:
+    """Passes everything to the handle in the other process: see ``Supervisor``."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+
+    def failed(self, task: BaseTask, error: BaseException) -> None:
+        """See :class:`~sageruntime.task.base_task.Supervisor`."""
+        self._send(Failed(PackedError.of(error)))
+
+    def exhausted(self, task: BaseTask) -> None:
+        """See :class:`~sageruntime.task.base_task.Supervisor`."""
+        self._send(Exhausted())
+
+    def snapshot_taken(self, task: BaseTask, checkpoint: int, state: bytes) -> None:
+        """See :class:`~sageruntime.task.base_task.Supervisor`."""
+        self._send(Snapshot(checkpoint, state))
+
+    def completed(self, task: BaseTask, state: bytes) -> None:
+        """See :class:`~sageruntime.task.base_task.Supervisor`."""
+        self._send(Completed(state))
+
+
+class HostedTask(LocalTask):
+    """The task that works where its handle is not.
+
+    Args:
+        send: sends messages to the handle.
+        custom: ``custom_process`` of the handle's class, if it has its own.
+        rest: as of :class:`~sageruntime.task.base_task.BaseTask`.
+    """
+
+    def __init__(
+        self, *args: Any, send: Send, custom: Callable[..., Any] | None, **rest: Any
+    ) -> None:
+        self._send = send
+        self._custom = custom
+        super().__init__(*args, supervisor=HandleSupervisor(send), **rest)
+        self.add_listener(lambda task: None if task.state.ended else send(task.get_status()))
+
+    def custom_process(self, packet: Any) -> Any:
+        """See :class:`BaseTask`."""
+        if self._custom is None:
+            return self.operator.process(packet)
+        return self._custom(self, packet)
+
+    def obey(self, command: str, arguments: tuple[Any, ...]) -> None:
+        """Do what the handle says, by the name of a method."""
+        try:
+            getattr(self, command)(*arguments)
+        except TaskStateError:
+            return  # the task has ended meanwhile; the handle is told so
+
+    def _has_custom_process(self) -> bool:
+        return self._custom is not None
+
+    def _is_restartable(self) -> bool:
+        return super()._is_restartable() or self.options.processing_timeout is not None
+
+    def _on_stuck(self, packet_ids: list[int], error: BaseException | None) -> None:
+        self._send(Stuck(packet_ids, None if error is None else PackedError.of(error)))

@@ -1,0 +1,190 @@
+"""Inboxes: how a worker takes messages from its task's input queue, and what it may take again.
+
+A message that was taken and is not done when the task fails is *unfinished*. Where it comes back
+from depends on what died: a worker that begins again in its process is given it by its inbox; a
+new process gets what its predecessor had claimed from the queue.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import deque
+from typing import TYPE_CHECKING, Any, cast
+
+from sagequeue.errors import InvalidOption
+from sagequeue.protocol import Queue
+from sagequeue.ray_queue import RayQueue
+from sageruntime.communication.router import Message, StopSignal
+
+if TYPE_CHECKING:
+    from sagequeue import SageQueue
+
+# Batches taken from the input queue at once.
+_TAKE = 8
+
+
+class Inbox(ABC):
+    """Messages of one input queue. It outlives the workers that take them."""
+
+    def __init__(self, queue: Queue[Message]) -> None:
+        self.queue = queue
+
+    @property
+    def crowded(self) -> bool:
+        """Whether so much is unfinished that it should be done before more is taken."""
+        return False
+
+    @abstractmethod
+    def take(self, block: bool) -> list[Message]:
+        """The next messages; raises what ``get_many`` raises."""
+
+    def done(self) -> None:  # noqa: B027
+        """Whatever was taken so far has been dealt with, and its results have been sent."""
+
+    def end(self) -> None:  # noqa: B027
+        """Nothing will be taken any more, and nothing is unfinished."""
+
+    def rewind(self) -> None:  # noqa: B027
+        """The next worker begins with what is unfinished."""
+
+
+class ForgetfulInbox(Inbox):
+    """Takes each message once; what is unfinished when the task fails is gone."""
+
+    def take(self, block: bool) -> list[Message]:
+        """See :class:`Inbox`."""
+        return self.queue.get_many(_TAKE, block=block)
+
+
+class KeepingInbox(Inbox):
+    """Keeps what is unfinished in this process, which is where its queue is, too."""
+
+    def __init__(self, queue: Queue[Message]) -> None:
+        super().__init__(queue)
+        self._unfinished: list[Message] = []
+        self._again: deque[list[Message]] = deque()
+
+    def take(self, block: bool) -> list[Message]:
+        """See :class:`Inbox`."""
+        messages = self._again.popleft() if self._again else self.queue.get_many(_TAKE, block=block)
+        self._unfinished += messages
+        return messages
+
+    def done(self) -> None:
+        """See :class:`Inbox`."""
+        # an end that was announced stays announced until the task ends
+        self._unfinished = [m for m in self._unfinished if isinstance(m, StopSignal)]
+
+    def end(self) -> None:
+        """See :class:`Inbox`."""
+        self._unfinished = []
+
+    def rewind(self) -> None:
+        """See :class:`Inbox`."""
+        again = self._unfinished + [m for messages in self._again for m in messages]
+        self._unfinished = []
+        self._again = deque([again] if again else [])
+
+
+class ClaimingInbox(Inbox):
+    """Claims messages of a shared-memory queue and releases them when they are done.
+
+    Arrays in them are read-only views of the queue's memory.
+    """
+
+    queue: SageQueue[Message]
+
+    def __init__(self, queue: SageQueue[Message]) -> None:
+        super().__init__(queue)
+        self._leases: list[Any] = []
+        self._again: list[Message] = []
+
+    @property
+    def crowded(self) -> bool:
+        """See :class:`Inbox`; a queue has as many leases as it has slots."""
+        return len(self._leases) * 2 >= self.queue.capacity
+
+    def take(self, block: bool) -> list[Message]:
+        """See :class:`Inbox`."""
+        if self._again:
+            messages, self._again = self._again, []
+            return messages
+        leases = self.queue.claim_many(_TAKE, block=block)
+        self._leases += leases
+        return [lease.item for lease in leases]
+
+    def done(self) -> None:
+        """See :class:`Inbox`."""
+        kept = []
+        for lease in self._leases:
+            if isinstance(lease.item, StopSignal):
+                kept.append(lease)
+            else:
+                lease.release()
+        self._leases = kept
+
+    def end(self) -> None:
+        """See :class:`Inbox`."""
+        for lease in self._leases:
+            lease.release()
+        self._leases = []
+
+    def rewind(self) -> None:
+        """See :class:`Inbox`."""
+        self._again = [lease.item for lease in self._leases]
+
+
+class AcknowledgingInbox(KeepingInbox):
+    """Leaves a copy of what is unfinished with the broker of a Ray queue.
+
+    A new actor is given it after ``queue.give_back()``.
+    """
+
+    queue: RayQueue[Message]
+
+    def take(self, block: bool) -> list[Message]:
+        """See :class:`Inbox`."""
+        if self._again:
+            return super().take(block)
+        messages = self.queue.get_many(_TAKE, block=block, keep=True)
+        self._unfinished += messages
+        return messages
+
+    def done(self) -> None:
+        """See :class:`Inbox`."""
+        if not any(isinstance(message, StopSignal) for message in self._unfinished):
+            super().done()
+            self.queue.acknowledge()
+
+    def end(self) -> None:
+        """See :class:`Inbox`."""
+        super().end()
+        self.queue.acknowledge()
+
+
+def inbox_of(queue: Queue[Message], keep: bool) -> Inbox:
+    """The inbox for a queue; ``keep`` is whether unfinished messages have to come back.
+
+    Raises:
+        InvalidOption: they have to, and the queue is of a kind that cannot.
+    """
+    if not keep:
+        return ForgetfulInbox(queue)
+    if queue.backend == "sage":
+        return ClaimingInbox(cast("SageQueue[Message]", queue))
+    if isinstance(queue, RayQueue):
+        return AcknowledgingInbox(queue)
+    if queue.backend in ("object", "local"):
+        return KeepingInbox(queue)
+    raise InvalidOption(
+        f"queue {queue.name!r} of backend {queue.backend!r} cannot give back what a task that "
+        "failed had taken; use sage, ray, object or local, or no restarts"
+    )
+
+
+def give_back_unfinished(queue: Queue[Message]) -> None:
+    """Let the next taker have what one that has died had not done."""
+    if queue.backend == "sage":
+        cast("SageQueue[Message]", queue).recover()
+    elif isinstance(queue, RayQueue):
+        queue.give_back()

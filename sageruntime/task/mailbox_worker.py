@@ -1,0 +1,129 @@
+"""MailboxWorker: the loop of a task with an input queue."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Container
+from contextlib import suppress
+from typing import Any
+
+from sagequeue.errors import DecodeError, Empty, Full, ShutDown
+from sageruntime.communication.router import Barrier, Message, Nudge, PacketBatch, StopSignal
+from sageruntime.task.inbox import Inbox
+from sageruntime.task.worker import Worker
+
+
+class MailboxWorker(Worker):
+    """Works on what comes into an input queue, until ``upstreams`` StopSignals have come.
+
+    Checkpoints are Chandy and Lamport's, with barriers aligned as in Flink (Carbone et al.,
+    "Lightweight Asynchronous Snapshots for Distributed Dataflows", 2015): what a sender sends
+    behind its barrier waits here until the barriers of all senders have come. Then the state
+    holds the effects of everything before the barriers and of nothing behind them.
+    """
+
+    def __init__(
+        self, *args: Any, inbox: Inbox, upstreams: int, given_up: Container[int], **options: Any
+    ) -> None:
+        super().__init__(*args, **options)
+        self._inbox = inbox
+        self._upstreams = upstreams
+        self._given_up = given_up
+        self._ended: set[str] = set()
+        self._barrier: Barrier | None = None
+        self._passed: set[str] = set()
+        self._held: list[Message] = []
+        self._flushed_at = 0.0
+
+    def drain(self) -> None:
+        """See :class:`Worker`."""
+        self._inbox.queue.shutdown()
+
+    def take_checkpoint(self, checkpoint: int) -> None:
+        """See :class:`Worker`; it takes its turn behind what is in the input queue."""
+        with suppress(ShutDown):
+            self._inbox.queue.put(Barrier(checkpoint, "", self.router.attempt))
+
+    def _call_attention(self) -> None:
+        super()._call_attention()
+        with suppress(Full, ShutDown):  # full: then the worker does not wait for a message
+            self._inbox.queue.put(Nudge(), block=False)
+
+    def _work(self) -> None:
+        interval = self.options.flush_interval
+        self._flushed_at = time.monotonic()
+        while True:
+            try:
+                messages = self._take()
+            except ShutDown:
+                self._check()
+                break
+            except DecodeError as error:
+                self.errors.handle(None, error)
+                continue
+            if any(self._receive(message) for message in messages):
+                break
+            if time.monotonic() - self._flushed_at >= interval or self._inbox.crowded:
+                self._flush()
+        self._flush()
+
+    def _take(self) -> list[Message]:
+        """Messages from the queue; before waiting for them, everything gathered is sent."""
+        try:
+            return self._inbox.take(block=False)
+        except Empty:
+            self._flush()
+            return self._inbox.take(block=True)
+
+    def _flush(self) -> None:
+        self.router.flush()
+        if not self.coordinated:
+            self._inbox.done()
+        self._flushed_at = time.monotonic()
+
+    def _receive(self, message: Message) -> bool:
+        """Act on a message; whether it was the last."""
+        self._check()
+        if isinstance(message, Nudge):
+            return False
+        if message.sender and message.attempt < self.router.attempt:
+            return False  # from before the job went back to a checkpoint
+        if message.sender in self._passed and not isinstance(message, Barrier):
+            self._held.append(message)
+            return False
+        if type(message) is PacketBatch:
+            self._handle(message)
+            return False
+        if isinstance(message, StopSignal):
+            self._ended.add(message.sender)
+        elif isinstance(message, Barrier):
+            self._note(message)
+        last = isinstance(message, StopSignal) and len(self._ended) >= self._upstreams
+        if self._barrier is not None and len(self._passed | self._ended) >= self._upstreams:
+            return self._pass(self._barrier) or last
+        return last
+
+    def _note(self, barrier: Barrier) -> None:
+        if self._barrier is None or barrier.checkpoint > self._barrier.checkpoint:
+            self._barrier = barrier
+            self._passed = set()
+        if barrier.checkpoint == self._barrier.checkpoint:
+            self._passed.add(barrier.sender)
+
+    def _pass(self, barrier: Barrier) -> bool:
+        """Take the snapshot, pass the barrier on, and receive what had to wait for it."""
+        state = self._snapshot()
+        self.router.pass_barrier(barrier.checkpoint)
+        self.events.snapshot_taken(barrier.checkpoint, state)
+        self._barrier = None
+        self._passed = set()
+        held, self._held = self._held, []
+        return any(self._receive(message) for message in held)
+
+    def _handle(self, batch: PacketBatch) -> None:
+        packets = batch.packets
+        if self._given_up:
+            packets = [packet for packet in packets if packet.id not in self._given_up]
+        failed = self.calls.work_on(packets)
+        if packets:
+            self.metrics.batch_done(len(packets), failed, batch.sent_at, packets[0].timestamp)
