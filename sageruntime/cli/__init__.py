@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from sageruntime.cli import queues, run, schema
+from sageruntime.cli import doctor, queues, run, schema
 
 app = typer.Typer(
     help="Run task pipelines over SageQueue: on threads, on processes, on Ray.",
@@ -13,6 +13,7 @@ app = typer.Typer(
 )
 
 app.command()(run.run)
+app.command()(doctor.doctor)
 app.command()(schema.schema)
 app.add_typer(queues.app, name="queues")
 

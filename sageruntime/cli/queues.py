@@ -10,7 +10,7 @@ import typer
 from rich.filesize import decimal
 from rich.table import Table
 
-from sagequeue import inspect_queue, list_queues, prune_queues, remove_queue
+import sagequeue
 from sageruntime.cli.console import console, exit_codes
 
 app = typer.Typer(help="Look at and clean up the queues of this machine.", no_args_is_help=True)
@@ -22,7 +22,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="For programs.")]
 @app.command("ls")
 def list_(as_json: AsJson = False) -> None:
     """List the queues, with who takes part in them."""
-    queues = list_queues()
+    queues = sagequeue.list_queues()
     if as_json:
         typer.echo(json.dumps([asdict(info) for info in queues], indent=1))
         return
@@ -46,7 +46,7 @@ def list_(as_json: AsJson = False) -> None:
 def inspect(name: Name, as_json: AsJson = False) -> None:
     """Show all there is to know of one queue."""
     with exit_codes():
-        info = asdict(inspect_queue(name))
+        info = asdict(sagequeue.inspect_queue(name))
     if as_json:
         typer.echo(json.dumps(info, indent=1))
         return
@@ -65,11 +65,11 @@ def remove(
 ) -> None:
     """Remove a queue and what waits in it."""
     with exit_codes():
-        remove_queue(name, force)
+        sagequeue.remove_queue(name, force)
 
 
 @app.command()
 def prune() -> None:
     """Remove the queues whose participants are all dead."""
-    for name in prune_queues():
+    for name in sagequeue.prune_queues():
         console.print(f"removed {name}", highlight=False)

@@ -1,0 +1,6 @@
+"""Whether this machine has what tasks need, and the remedy for what it has not."""
+
+from sageruntime.doctor.check import Check, Outcome
+from sageruntime.doctor.examination import examine, require
+
+__all__ = ["Check", "Outcome", "examine", "require"]
