@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 import threading
 import time
@@ -16,8 +17,10 @@ from sageruntime.context import TaskContext
 from sageruntime.errors import DownstreamClosed, JobFailed
 from sageruntime.factory.task_factory import Host, create_task
 from sageruntime.job_result import JobResult, StageSummary, progress_of, summary_of
+from sageruntime.recovery import CheckpointOptions, RestartPolicy
+from sageruntime.recovery.coordinator import Coordinator
 from sageruntime.stage import Stage
-from sageruntime.task import BaseTask, DeadLetter, ErrorPolicy, TaskState
+from sageruntime.task import BaseTask, DeadLetter, TaskState
 from sageruntime.task.base_task import Scope
 from sageruntime.task.options import OPTION_NAMES
 
@@ -35,12 +38,24 @@ class Job:
         name: the job's name.
         stages: source first, sink last.
         ray_options: what :class:`~sageruntime.task.ray_task.RayTask` takes beside its options.
+        restart: with checkpoints, how often the job may go back to the latest; without, each task
+            is restarted by the policy of its own options.
+        checkpoint: whether and where checkpoints are kept.
     """
 
     def __init__(
-        self, name: str, stages: Sequence[Stage], ray_options: Mapping[str, Any] | None = None
+        self,
+        name: str,
+        stages: Sequence[Stage],
+        ray_options: Mapping[str, Any] | None = None,
+        *,
+        restart: RestartPolicy | None = None,
+        checkpoint: CheckpointOptions | None = None,
     ) -> None:
         self.name = name
+        self._restart = restart or RestartPolicy()
+        self._checkpoint = checkpoint
+        self._coordinator: Coordinator | None = None
         self.stages = list(stages)
         self._ray_options = dict(ray_options or {})
         self._prefix = f"{name}-{secrets.token_hex(4)}"
@@ -65,7 +80,7 @@ class Job:
                 from sageruntime.task.ray_task import connect
 
                 self._started_ray = connect()
-            if any(stage.options.error_policy is ErrorPolicy.DEAD_LETTER for stage in self.stages):
+            if any(stage.options.writes_dead_letters for stage in self.stages):
                 self._dead_letters = _DeadLetterBox(
                     f"{self._prefix}-dead-letters",
                     _scope_of("thread", *(stage.host for stage in self.stages)),
@@ -79,9 +94,13 @@ class Job:
             ):
                 for sender in senders:
                     _connect(sender, stage, receivers)
+            if self._checkpoint is not None:
+                self._coordinate(self._checkpoint)
             for tasks in reversed(self._tasks):
                 for task in tasks:
                     task.start_running()
+            if self._coordinator is not None:
+                self._coordinator.start()
         except BaseException:
             self.close()
             raise
@@ -127,6 +146,9 @@ class Job:
         self._abandoned = self._abandoned or bool(running)
         for task in running:
             task.stop(drain=False, timeout=0)
+        if self._coordinator is not None:
+            failed = any(task.state is TaskState.FAILED for task in tasks)
+            self._coordinator.close(forget=not (failed or self._abandoned))
         deadline = time.monotonic() + _GRACE_SECONDS
         for task in running:
             task.join(max(0.0, deadline - time.monotonic()))
@@ -171,17 +193,26 @@ class Job:
         options = {name: getattr(stage.options, name) for name in OPTION_NAMES}
         if stage.host == "ray":
             options.update(self._ray_options)
-        if stage.options.error_policy is ErrorPolicy.DEAD_LETTER and self._dead_letters is not None:
+        if stage.options.writes_dead_letters and self._dead_letters is not None:
             options["dead_letters"] = self._dead_letters.queue
         task = create_task(
             stage.host,
             ctx,
             stage.operator_factory,
+            coordinated=self._checkpoint is not None,
             queue_scope=_scope_of(stage.host, before.host if before else stage.host),
             **options,
         )
         task.add_listener(self._notice)
         return task
+
+    def _coordinate(self, options: CheckpointOptions) -> None:
+        self._coordinator = Coordinator(
+            self.name, options, self._restart, logging.getLogger(f"sageruntime.{self.name}")
+        )
+        keyed = {f"{task.ctx.stage}/{task.ctx.index}": task for task in self._all_tasks()}
+        sources = [f"{task.ctx.stage}/{task.ctx.index}" for task in self._tasks[0]]
+        self._coordinator.adopt(keyed, sources)
 
     def _notice(self, task: BaseTask) -> None:
         with self._changed:

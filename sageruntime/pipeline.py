@@ -24,6 +24,7 @@ from sageruntime.operator import (
     SinkOperator,
     SourceOperator,
 )
+from sageruntime.recovery import CheckpointOptions
 from sageruntime.stage import Stage
 from sageruntime.task import ErrorPolicy
 from sageruntime.task.options import TaskOptions
@@ -138,10 +139,16 @@ class Pipeline:
         self._has_sink = True
         return self
 
-    def start(self, on: Host | None = None) -> Job:
-        """Start the job and return it running; ``on`` moves every stage to one kind of host.
+    def start(self, on: Host | None = None, *, checkpoint: CheckpointOptions | None = None) -> Job:
+        """Start the job and return it running.
+
+        Args:
+            on: moves every stage to one kind of host.
+            checkpoint: keeps the job's state, so that it survives failures of its tasks, as often
+                as the pipeline's ``options.restart`` allows, and goes on after it was killed.
 
         Raises:
+            CheckpointError: the store cannot be used, or its checkpoint is of another pipeline.
             PipelineError: there is no source or no sink.
             TaskStartError: a host cannot take its task.
         """
@@ -150,15 +157,23 @@ class Pipeline:
         stages = self.stages
         if on is not None:
             stages = [replace(stage, host=_checked_host(on)) for stage in stages]
-        return Job(self.name, stages, self.ray_options).start()
+        return Job(
+            self.name,
+            stages,
+            self.ray_options,
+            restart=self.options.restart,
+            checkpoint=checkpoint,
+        ).start()
 
-    def run(self, on: Host | None = None) -> JobResult:
-        """Run the job to its end.
+    def run(
+        self, on: Host | None = None, *, checkpoint: CheckpointOptions | None = None
+    ) -> JobResult:
+        """Run the job to its end; see :meth:`start`.
 
         Raises:
             JobFailed: a task failed; the first error is the cause.
         """
-        with self.start(on) as job:
+        with self.start(on, checkpoint=checkpoint) as job:
             return job.result()
 
     def _add(self, kind: str, recipe: OperatorFactory, stage: StageOptions) -> Self:

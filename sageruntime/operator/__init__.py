@@ -8,6 +8,7 @@ from sageruntime.operator.key_by import KeyByOperator
 from sageruntime.operator.map import MapOperator
 from sageruntime.operator.sink import CollectSink, FunctionSink, SinkOperator
 from sageruntime.operator.source import IDLE, IterableSource, SourceOperator
+from sageruntime.operator.sqlite_sink import SqliteSink
 
 __all__ = [
     "IDLE",
@@ -23,4 +24,5 @@ __all__ = [
     "MapOperator",
     "SinkOperator",
     "SourceOperator",
+    "SqliteSink",
 ]

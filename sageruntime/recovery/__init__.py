@@ -1,5 +1,12 @@
 """Coming back after failures: policies, checkpoints and the stores that keep them."""
 
+from sageruntime.recovery.checkpoint import Checkpoint, CheckpointOptions, CheckpointStore
 from sageruntime.recovery.policies import RestartPolicy, RetryPolicy
 
-__all__ = ["RestartPolicy", "RetryPolicy"]
+__all__ = [
+    "Checkpoint",
+    "CheckpointOptions",
+    "CheckpointStore",
+    "RestartPolicy",
+    "RetryPolicy",
+]

@@ -470,9 +470,9 @@ class BaseTask:
     def _on_failure(self, error: BaseException) -> None:
         """What follows when an attempt has failed."""
         if self.supervisor is not None:
+            # Told before the task is seen to be halted: then the failure belongs to this attempt.
+            self.supervisor.failed(self, error)
             self._advance(TaskState.RESTARTING, error=error)
-            if not self._state.ended:
-                self.supervisor.failed(self, error)
             return
         delay = self._budget.next_delay()
         if delay is None or not isinstance(error, Exception):

@@ -63,6 +63,12 @@ class TaskOptions:
                 raise InvalidOption(f"{name}={seconds!r} is not allowed; expected seconds above 0")
 
     @property
+    def writes_dead_letters(self) -> bool:
+        """Whether the error policy may come to a dead letter."""
+        policy = self.retry.then if self.error_policy is ErrorPolicy.RETRY else self.error_policy
+        return policy == ErrorPolicy.DEAD_LETTER
+
+    @property
     def packets_per_batch(self) -> int:
         """Most packets that travel as one item."""
         return self.batch_size if self.batch_processing else 1

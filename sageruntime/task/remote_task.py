@@ -68,7 +68,7 @@ class RemoteTask(BaseTask):
     def start_running(self) -> None:
         """See :class:`BaseTask`."""
         with self._commanding:
-            blueprint = TaskBlueprint.of(self, None, False).dumps()
+            blueprint = TaskBlueprint.of(self, *self._beginning).dumps()
             self._begin()
             self._launch_or_fail(blueprint)
 

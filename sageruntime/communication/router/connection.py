@@ -18,7 +18,7 @@ from sageruntime.communication.router.partitioning import Reject
 from sageruntime.errors import DownstreamClosed, TaskCancelled
 
 # How soon a task that waits for room notices that it was cancelled.
-_CANCEL_CHECK_SECONDS = 0.2
+_CANCEL_CHECK_SECONDS = 0.05
 
 
 class Sender(Protocol):

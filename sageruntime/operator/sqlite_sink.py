@@ -1,0 +1,102 @@
+"""SqliteSink: rows in an SQLite file, each exactly once."""
+
+from __future__ import annotations
+
+import secrets
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+from sageruntime.communication.router import Packet
+from sageruntime.operator.base_operator import BatchOperator
+from sageruntime.operator.results import Results
+from sageruntime.operator.sink import SinkOperator
+
+_MARKS = "CREATE TABLE IF NOT EXISTS sageruntime_marks (run TEXT PRIMARY KEY, transactions INTEGER)"
+
+Transaction = tuple[int, list[Any]]
+"""Its number and its rows."""
+
+
+class SqliteSink(SinkOperator, BatchOperator):
+    """Executes a statement with each payload.
+
+    In a job with checkpoints the rows of a checkpoint become one transaction, which is committed
+    once the checkpoint is complete, together with a mark that tells a later attempt that it was:
+    whatever is killed, each row gets there exactly once. Without checkpoints each batch is a
+    transaction, and rows may be repeated after a restart.
+
+    Args:
+        path: the file.
+        statement: such as ``"INSERT INTO counts VALUES (?, ?)"``; payloads are tuples, or dicts
+            for named parameters.
+        schema: a script that makes the tables; it is executed at every start.
+    """
+
+    def __init__(self, path: str | Path, statement: str, schema: str = "") -> None:
+        self.path = str(path)
+        self.statement = statement
+        self.schema = schema
+        self._run = secrets.token_hex(8)
+        self._rows: list[Any] = []
+        self._pending: list[Transaction] = []
+        self._transactions = 0
+        self._written = 0
+
+    def open(self) -> None:
+        """See :class:`BaseOperator`."""
+        self._database = sqlite3.connect(self.path, timeout=60, check_same_thread=False)
+        self._database.execute("PRAGMA journal_mode=WAL")
+        self._database.executescript(f"{self.schema};{_MARKS}")
+
+    def process_batch(self, packets: list[Packet]) -> Results:
+        """See :class:`BatchOperator`."""
+        rows = [packet.payload for packet in packets]
+        if self.task.coordinated:
+            self._rows += rows
+        else:
+            self._commit([(0, rows)])
+        return None
+
+    def snapshot(self) -> tuple[str, int, int, list[Transaction]]:
+        """The transactions to be committed when the checkpoint is complete."""
+        self._transactions += 1
+        self._pending.append((self._transactions, self._rows))
+        self._rows = []
+        return self._run, self._transactions, self._written, self._pending
+
+    def restore(self, state: tuple[str, int, int, list[Transaction]]) -> None:
+        """Commit what a complete checkpoint holds, unless that has been done."""
+        self._run, self._transactions, self._written, self._pending = state
+        mark = self._database.execute(
+            "SELECT transactions FROM sageruntime_marks WHERE run = ?", (self._run,)
+        ).fetchone()
+        done = mark[0] if mark else 0
+        self._written += sum(len(rows) for number, rows in self._pending if number <= done)
+        self._pending = [pair for pair in self._pending if pair[0] > done]
+        self.checkpoint_completed()
+
+    def checkpoint_completed(self) -> None:
+        """See :class:`BaseOperator`."""
+        if self._pending:
+            self._commit(self._pending)
+            self._pending = []
+
+    def result(self) -> int:
+        """How many rows this instance has written, or will once the job's end is kept."""
+        return self._written + len(self._rows) + sum(len(rows) for _, rows in self._pending)
+
+    def close(self) -> None:
+        """See :class:`BaseOperator`."""
+        self._database.close()
+
+    def _commit(self, transactions: list[Transaction]) -> None:
+        with self._database as database:
+            for number, rows in transactions:
+                database.executemany(self.statement, rows)
+                self._written += len(rows)
+                if number:
+                    database.execute(
+                        "INSERT OR REPLACE INTO sageruntime_marks VALUES (?, ?)",
+                        (self._run, number),
+                    )

@@ -1,0 +1,108 @@
+"""Checkpoints: the state of a whole job between two packets of each of its sources."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Protocol
+
+from sageruntime.errors import InvalidOption
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The states of all tasks of a job as of one moment of the data.
+
+    Attributes:
+        number: from 1, in the order they were taken.
+        taken_at: when it was complete, in seconds since the epoch.
+        states: by task, as ``stage/index``: what ``snapshot()`` returned, pickled.
+        over: whether it is the last: everything has been processed and sent.
+    """
+
+    number: int
+    taken_at: float
+    states: dict[str, bytes] = field(repr=False)
+    over: bool = False
+
+
+class CheckpointStore(Protocol):
+    """Keeps the checkpoints of jobs, which it knows by name.
+
+    Raises:
+        CheckpointError: from any method, when the store cannot be read or written.
+    """
+
+    def save(self, job: str, checkpoint: Checkpoint) -> None:
+        """Keep a checkpoint for good: all of it or, should this process die, nothing.
+
+        How many earlier ones are kept beside it is up to the store.
+        """
+
+    def latest(self, job: str) -> Checkpoint | None:
+        """The checkpoint of the highest number, if there is any."""
+
+    def clear(self, job: str) -> None:
+        """Forget the checkpoints of a job."""
+
+    def close(self) -> None:
+        """Give back what the store holds."""
+
+    def __enter__(self) -> Self:
+        """The store itself."""
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """``close()``."""
+
+
+@dataclass(frozen=True)
+class CheckpointOptions:
+    """Whether and where a job keeps checkpoints.
+
+    Args:
+        store: a :class:`CheckpointStore`; or the path of an SQLite file, which may be written
+            ``sqlite:path``, or of a folder, written ``folder:path``.
+        interval: seconds between two checkpoints.
+        keep: how many checkpoints the SQLite file or folder holds, the latest included.
+        resume: begin where a run of this job that did not end had got to; otherwise, begin anew.
+    """
+
+    store: CheckpointStore | Path | str
+    interval: float = 10.0
+    keep: int = 2
+    resume: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.interval > 0:
+            raise InvalidOption(
+                f"checkpoint.interval={self.interval!r} is not allowed; expected seconds above 0"
+            )
+        if not isinstance(self.keep, int) or self.keep < 1:
+            raise InvalidOption(f"checkpoint.keep={self.keep!r} is not allowed; expected 1 or more")
+
+    def open_store(self) -> CheckpointStore:
+        """The store, opened.
+
+        Raises:
+            CheckpointError: it cannot be.
+        """
+        store = self.store
+        if not isinstance(store, (str, Path)):
+            return store
+        kind, colon, path = str(store).partition(":")
+        if colon and kind == "folder":
+            from sageruntime.recovery.folder_store import FolderCheckpointStore
+
+            return FolderCheckpointStore(path, self.keep)
+        from sageruntime.recovery.sqlite_store import SqliteCheckpointStore
+
+        return SqliteCheckpointStore(path if colon and kind == "sqlite" else store, self.keep)
