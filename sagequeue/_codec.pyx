@@ -385,13 +385,15 @@ cdef Pickling pickling = None
 
 cdef object encode_pickle(object item, Encoded *encoded):
     global pickling
+    cdef Pickling own
     cdef list buffers = []
     cdef list views
     # busy: an item's own __reduce__ puts to a queue, or an error came out half-way
     if pickling is None or pickling.busy or pickling.reducers != number_of_reducers():
         pickling = Pickling()
+    own = pickling  # another thread may replace it while this one works
     try:
-        body = pickling.run(item, buffers)
+        body = own.run(item, buffers)
     except Exception as error:
         raise cannot_encode(item, "pickle", error) from error
     if not buffers:

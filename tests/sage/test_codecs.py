@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import datetime
 import multiprocessing as mp
+import sys
+import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -234,3 +237,28 @@ def test_bytes_that_no_codec_writes(queue: SageQueue[Any]) -> None:
         file.write(bytes([99]))
     with pytest.raises(CorruptSegment, match="tag 99"):
         queue.get()
+
+
+class Reduced:
+    """Pickling it runs Python code, in which another thread may get its turn."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        time.sleep(0)
+        return Reduced, ()
+
+
+def test_threads_that_pickle_at_the_same_time() -> None:
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with SageQueue[Any](4000) as queue:
+            putting = [
+                threading.Thread(target=queue.put_many, args=([Reduced()] * 500,)) for _ in range(8)
+            ]
+            for thread in putting:
+                thread.start()
+            for thread in putting:
+                thread.join()
+            assert [type(item) for item in queue.get_many(4000)] == [Reduced] * 4000
+    finally:
+        sys.setswitchinterval(interval)
