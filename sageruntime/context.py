@@ -6,6 +6,7 @@ import logging
 from dataclasses import dataclass, field
 
 from sageruntime.logs import TaskLogger
+from sageruntime.tracing import Tracing
 
 
 @dataclass
@@ -22,6 +23,9 @@ class TaskContext:
         parallelism: how many instances the stage has.
         upstreams: how many tasks send to this one. Each ends its part with a StopSignal, and the
             task drains after the last; with 0 only ``stop()`` ends it.
+        job: the job the task is part of, if it is.
+        profile: whether to sample the stacks of the worker threads.
+        tracing: where spans of the task's batches go; None makes none.
     """
 
     name: str
@@ -30,6 +34,9 @@ class TaskContext:
     index: int = 0
     parallelism: int = 1
     upstreams: int = 0
+    job: str = ""
+    profile: bool = False
+    tracing: Tracing | None = None
 
     def __post_init__(self) -> None:
         if not self.stage:

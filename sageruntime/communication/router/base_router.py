@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from dataclasses import dataclass, field
 
 from sageruntime.communication.router.connection import Connection
@@ -40,6 +41,10 @@ class BaseRouter:
         """Gets each packet that cannot be sent, and why; the task sets it to its error policy."""
         self.routed = 0
         """Packets taken by :meth:`route_batch` so far."""
+        self.seconds = 0.0
+        """Time spent in :meth:`route_batch` and :meth:`flush` so far, waiting for room included."""
+        self.traceparent: str | None = None
+        """The W3C trace context that batches carry, while traces are made."""
         self._groups: dict[str, _Group] = {}
         self._cancelled = False
         self._lock = threading.RLock()
@@ -115,6 +120,7 @@ class BaseRouter:
             DownstreamClosed: a task downstream has ended.
             TaskCancelled: :meth:`cancel` was called.
         """
+        begun = time.perf_counter()
         with self._lock:
             self.routed += len(packets)
             groups = list(self._groups.values())
@@ -122,12 +128,15 @@ class BaseRouter:
                 self._deal(group, [packet.copy() for packet in packets])
             if groups:
                 self._deal(groups[0], packets)
+            self.seconds += time.perf_counter() - begun
 
     def flush(self) -> None:
         """Send every batch as it is; raises what :meth:`route_batch` raises."""
+        begun = time.perf_counter()
         with self._lock:
             for connection in self.connections:
                 connection.flush(self)
+            self.seconds += time.perf_counter() - begun
 
     def stop(self) -> None:
         """Flush, then tell every task downstream that nothing more comes from here."""

@@ -28,11 +28,13 @@ class Sender(Protocol):
         name: the task whose results are sent.
         attempt: which attempt of the task this is.
         on_reject: takes each packet that cannot be sent, and why.
+        traceparent: the trace context that batches carry.
     """
 
     name: str
     attempt: int
     on_reject: Reject
+    traceparent: str | None
 
     def is_cancelled(self) -> bool:
         """Whether to give up waiting for room."""
@@ -104,7 +106,14 @@ class Connection:
         self._gathered = []
 
     def _put(self, packets: list[Packet], sender: Sender) -> None:
-        batch = PacketBatch(packets, self.input_index, time.time_ns(), sender.name, sender.attempt)
+        batch = PacketBatch(
+            packets,
+            self.input_index,
+            time.time_ns(),
+            sender.name,
+            sender.attempt,
+            sender.traceparent,
+        )
         try:
             self._wait_and_put(batch, sender)
         except EncodeError as error:

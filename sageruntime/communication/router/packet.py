@@ -53,9 +53,10 @@ class PacketBatch:
         sent_at: when the batch was put, in nanoseconds since the epoch.
         sender: the task that sent it.
         attempt: the sender's attempt; what an earlier attempt has left in a queue is ignored.
+        traceparent: the W3C trace context of the span that sent it, while traces are made.
     """
 
-    __slots__ = ("attempt", "input_index", "packets", "sender", "sent_at")
+    __slots__ = ("attempt", "input_index", "packets", "sender", "sent_at", "traceparent")
 
     def __init__(
         self,
@@ -64,12 +65,14 @@ class PacketBatch:
         sent_at: int = 0,
         sender: str = "",
         attempt: int = 0,
+        traceparent: str | None = None,
     ) -> None:
         self.packets = packets
         self.input_index = input_index
         self.sent_at = sent_at
         self.sender = sender
         self.attempt = attempt
+        self.traceparent = traceparent
 
     def __reduce__(self) -> tuple[Any, ...]:
         # By column: a third of the time of pickling each packet as an object.
@@ -83,6 +86,7 @@ class PacketBatch:
             self.sent_at,
             self.sender,
             self.attempt,
+            self.traceparent,
         )
 
 
