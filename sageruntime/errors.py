@@ -75,7 +75,14 @@ class PacketError(RuntimeTaskError):
     """An operator failed on a packet and the task's error policy is ``fail``.
 
     The operator's own error is the ``__cause__``.
+
+    Attributes:
+        packet_id: which packet; None for a message that could not be decoded.
     """
+
+    def __init__(self, message: str, packet_id: int | None = None) -> None:
+        super().__init__(message)
+        self.packet_id = packet_id
 
 
 class RemoteError(RuntimeTaskError):
@@ -100,6 +107,10 @@ class ServiceTimeout(ServiceError, TimeoutError):
 
 class ServiceLost(ServiceError):
     """The service has ended, or its process died while it worked on the call."""
+
+
+class DeadLetterStoreError(RuntimeTaskError):
+    """A file of dead letters cannot be used, or has not what is asked of it."""
 
 
 class JobFailed(RuntimeTaskError):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import logging
+from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
 
@@ -35,9 +36,12 @@ class TaskLogger(logging.Logger):
         return self._target.isEnabledFor(level)
 
     def makeRecord(self, *args: Any, **kwargs: Any) -> logging.LogRecord:
-        """A record with the task's name and stage."""
+        """A record with the task's name and stage, and the packet that a PacketError is about."""
         record = super().makeRecord(*args, **kwargs)
         record.task, record.stage = self.task, self.stage
+        packet = getattr(record.exc_info[1], "packet_id", None) if record.exc_info else None
+        if packet is not None:
+            record.packet = packet
         return record
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -61,6 +65,35 @@ class TaskFilter(logging.Filter):
 def work_for(task: str, stage: str) -> None:
     """Say that this thread works for a task from now on."""
     _working_for.set((task, stage))
+
+
+class RecordSender(logging.Handler):
+    """Sends records to another process, where :func:`relay` takes them up.
+
+    Args:
+        send: takes a record whose traceback has become text.
+    """
+
+    def __init__(self, send: Callable[[logging.LogRecord], None]) -> None:
+        super().__init__()
+        self._send = send
+        self.addFilter(TaskFilter())
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """See ``logging.Handler``."""
+        try:
+            self._send(portable(record))
+        except BrokenPipeError:
+            return  # nobody is there any more
+        except Exception:
+            self.handleError(record)
+
+
+def relay(record: logging.LogRecord) -> None:
+    """Hand a record of another process to its logger here."""
+    logger = logging.getLogger(record.name)
+    if logger.isEnabledFor(record.levelno):
+        logger.handle(record)
 
 
 def portable(record: logging.LogRecord) -> logging.LogRecord:

@@ -14,8 +14,10 @@ from sageruntime.communication.router import BaseRouter, Message, Packet, Packet
 from sageruntime.context import TaskContext
 from sageruntime.errors import PacketError, TaskCancelled, TaskHalted, TaskStateError
 from sageruntime.factory.operator_factory import OperatorFactory
-from sageruntime.metrics import TaskMetrics
+from sageruntime.logs import work_for
+from sageruntime.metrics import Meter, MetricsSnapshot, Monitor, TaskMetrics, ThreadCounts
 from sageruntime.operator import BaseOperator, SourceOperator
+from sageruntime.profiling.sampler import Sampler
 from sageruntime.recovery.restart_budget import RestartBudget
 from sageruntime.task.calls import calls_of, overdue
 from sageruntime.task.error_policy import DeadLetter, ErrorHandler
@@ -108,6 +110,10 @@ class BaseTask:
         self.operator_factory = operator_factory
         self.options: TaskOptions = task_options(options)
         self.metrics = TaskMetrics()
+        interval = self.options.monitoring_interval
+        self._meter = Meter(self.ctx, self.host, self.metrics, interval)
+        self._monitor = Monitor(f"{self.name}-monitor", self.measure, interval, self.logger)
+        self._sampler = Sampler() if self.ctx.profile and self.runs_here else None
         self.dead_letters = dead_letters
         self.supervisor = supervisor
         self.coordinated = coordinated
@@ -170,6 +176,18 @@ class BaseTask:
     def add_listener(self, listener: Listener) -> None:
         """Call ``listener(task)`` after each change of state, in the thread that made it."""
         self._listeners.append(listener)
+
+    def add_metrics_listener(self, listener: Callable[[MetricsSnapshot], object]) -> None:
+        """Call ``listener(snapshot)`` every ``monitoring_interval``, and a last time at the end.
+
+        It is called in a thread of its own, until :meth:`cleanup`. One that raises is logged and
+        not called again.
+        """
+        self._monitor.add_listener(listener)
+
+    def measure(self) -> MetricsSnapshot:
+        """What is measured of the task, as it is now; it may be asked for at any time."""
+        return self._meter.measure(self._state.value, self.router.routed, self._queue_depth())
 
     def start_running(self) -> None:
         """Start the worker loop in its host and return.
@@ -242,6 +260,7 @@ class BaseTask:
             self._advance(TaskState.STOPPED)
         if self._watchdog is not None:
             self._watchdog.stop()
+        self._monitor.close()
         self.input_buffer.close()
 
     def put_packet(self, packet: Packet, block: bool = True, timeout: float | None = None) -> None:
@@ -297,7 +316,7 @@ class BaseTask:
             retries=self.metrics.retries,
             restarts=self.metrics.restarts,
             attempt=self.router.attempt,
-            queue_depth=0 if self._state.ended else self.input_buffer.qsize(),
+            queue_depth=self._queue_depth(),
             total=self._worker.total,
             error=self._describe_error(),
         )
@@ -391,12 +410,16 @@ class BaseTask:
 
     def _live(self) -> None:
         """The life of the worker loop: one attempt after the other."""
+        work_for(self.name, self.ctx.stage)
+        if self._sampler is not None:
+            self._sampler.begin()
         state, over = self._beginning
         while True:
             try:
                 if not self._advance(TaskState.RUNNING):
                     return
-                result = self._worker.run(state, over)
+                with self.metrics.running():
+                    result = self._worker.run(state, over)
             except TaskCancelled:
                 self._advance(TaskState.STOPPED)
                 return
@@ -450,16 +473,27 @@ class BaseTask:
             self._watchdog = Watchdog(options.processing_timeout, self._on_overdue, self.name)
         calls = calls_of(
             operator, self.custom_process if self._has_custom_process() else operator.process,
-            self.router, self.errors, options, self.name, self._watchdog,
+            self.router, self.errors, options, self.name, self._watchdog, self._begin_lane,
         )  # fmt: skip
         parts = (self.name, operator, calls, self.router, self.metrics, self.errors, options)
+        tracing = self.ctx.tracing
+        tracer = None if tracing is None else tracing.tracer_for(self.ctx, self.router)
         if isinstance(operator, SourceOperator):
-            return SourceWorker(*parts, self.coordinated, self)
+            return SourceWorker(*parts, self.coordinated, self, tracer)
         assert self._inbox is not None
         return MailboxWorker(
-            *parts, self.coordinated, self,
+            *parts, self.coordinated, self, tracer,
             inbox=self._inbox, upstreams=self.ctx.upstreams, given_up=self.given_up,
         )  # fmt: skip
+
+    def _begin_lane(self) -> ThreadCounts:
+        """The calling thread calls the operator from now on."""
+        if self._sampler is not None:
+            self._sampler.begin()
+        return self.metrics.add_lane()
+
+    def _queue_depth(self) -> int:
+        return 0 if self._state.ended else self.input_buffer.qsize()
 
     def _has_custom_process(self) -> bool:
         return type(self).custom_process is not BaseTask.custom_process

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +12,8 @@ from typing import Any
 
 from sageruntime.communication.router import BaseRouter, Packet
 from sageruntime.errors import OperatorError, ProcessingTimeout
+from sageruntime.logs import work_for
+from sageruntime.metrics import ThreadCounts
 from sageruntime.operator import BaseOperator, BatchOperator
 from sageruntime.operator.results import Results, packets_of
 from sageruntime.task.error_policy import ErrorHandler
@@ -30,7 +33,12 @@ class Calls(ABC):
         router: where the results go.
         errors: what becomes of packets that ``process`` fails on.
         limit: most results gathered before they are routed.
+
+    Attributes:
+        threads: how many threads call the operator side by side.
     """
+
+    threads = 1
 
     def __init__(
         self,
@@ -135,25 +143,51 @@ class BatchCalls(PacketCalls):
 
 
 class ThreadCalls(Calls):
-    """Several threads side by side, one for each key at a time."""
+    """Several threads side by side, one for each key at a time.
 
-    def __init__(self, one: Calls, threads: int, name: str) -> None:
+    Args:
+        one: how each of them calls the operator.
+        threads: how many.
+        name: of the threads.
+        begin: called in each of them first; gives what the thread counts in.
+    """
+
+    def __init__(
+        self, one: Calls, threads: int, name: str, begin: Callable[[], ThreadCounts]
+    ) -> None:
         super().__init__(one.operator, one.process, one.router, one.errors, one.limit)
         self._one = one
-        self._threads = threads
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
+        self.threads = threads
+        self._begin = begin
+        self._here = threading.local()
+        self._counts: list[ThreadCounts] = []
+        self._pool = ThreadPoolExecutor(
+            threads, thread_name_prefix=name, initializer=self._begin_lane
+        )
 
     def work_on(self, packets: list[Packet]) -> int:
         """See :class:`Calls`."""
-        lanes: list[list[Packet]] = [[] for _ in range(self._threads)]
+        lanes: list[list[Packet]] = [[] for _ in range(self.threads)]
         for turn, packet in enumerate(packets):
             key = packet.key
-            lanes[(turn if key is None else hash(key)) % self._threads].append(packet)
-        return sum(self._pool.map(self._one.work_on, filter(None, lanes)))
+            lanes[(turn if key is None else hash(key)) % self.threads].append(packet)
+        return sum(self._pool.map(self._work_on_lane, filter(None, lanes)))
 
     def close(self) -> None:
         """See :class:`Calls`."""
+        for counts in self._counts:
+            counts.cpu_seconds()  # as long as the thread lives
         self._pool.shutdown()
+
+    def _begin_lane(self) -> None:
+        work_for(self.router.ctx.name, self.router.ctx.stage)
+        self._here.counts = self._begin()
+        self._counts.append(self._here.counts)
+
+    def _work_on_lane(self, packets: list[Packet]) -> int:
+        failed = self._one.work_on(packets)
+        self._here.counts.processed += len(packets) - failed
+        return failed
 
 
 class AsyncCalls(Calls):
@@ -233,8 +267,9 @@ def calls_of(
     options: TaskOptions,
     name: str,
     watchdog: Watchdog | None,
+    begin: Callable[[], ThreadCounts],
 ) -> Calls:
-    """The way to call an operator that fits it and the options.
+    """The way to call an operator that fits it and the options; see :class:`ThreadCalls`.
 
     Raises:
         OperatorError: an async operator cannot have worker threads.
@@ -260,7 +295,9 @@ def calls_of(
     else:
         watched = watchdog.over(process, operator) if watchdog else process
         one = PacketCalls(operator, watched, router, errors, limit)
-    return ThreadCalls(one, options.worker_threads, name) if options.worker_threads > 1 else one
+    if options.worker_threads == 1:
+        return one
+    return ThreadCalls(one, options.worker_threads, name, begin)
 
 
 def overdue(packet: Packet, seconds: float) -> ProcessingTimeout:

@@ -44,18 +44,24 @@ class DeadLetter(msgspec.Struct):
     """A packet that could not be processed, and why.
 
     Attributes:
-        packet: the packet; None for a message that could not be decoded. A payload that cannot
-            be encoded is replaced by its ``repr``.
+        packet: the packet; None for a message that could not be decoded.
         task: the task that gave it up.
+        stage: the stage the task belongs to.
         error: the error's type and message.
         traceback: where it was raised.
+        is_result: whether the packet is a result of the task that could not be sent on, and not
+            one that the operator failed on.
+        is_repr: whether the payload could not be encoded and is its ``repr`` now.
         failed_at: when, in nanoseconds since the epoch.
     """
 
     packet: Packet | None
     task: str
+    stage: str
     error: str
     traceback: str
+    is_result: bool = False
+    is_repr: bool = False
     failed_at: int = msgspec.field(default_factory=time.time_ns)
 
 
@@ -148,7 +154,11 @@ class ErrorHandler:
         results: list[Packet] = retrying(attempt)
         return results
 
-    def handle(self, packet: Packet | None, error: Exception) -> None:
+    def reject(self, packet: Packet, error: Exception) -> None:
+        """Deal with a result that cannot be sent on, as :meth:`handle` does with packets."""
+        self.handle(packet, error, is_result=True)
+
+    def handle(self, packet: Packet | None, error: Exception, is_result: bool = False) -> None:
         """Deal with one packet, or with a message that could not be decoded into packets.
 
         Raises:
@@ -161,14 +171,18 @@ class ErrorHandler:
             first = self._seen[kind] == 1
         which = f"packet {packet.id}" if packet is not None else "a message"
         if self._policy is ErrorPolicy.FAIL:
-            raise PacketError(f"{self._ctx.name} failed on {which}: {kind}: {error}") from error
+            raise PacketError(
+                f"{self._ctx.name} failed on {which}: {kind}: {error}",
+                None if packet is None else packet.id,
+            ) from error
         if first:
             self._ctx.logger.error(
                 "%s failed on %s: %s: %s; policy %s, more errors of this type are only counted",
-                self._ctx.name, which, kind, error, self._policy.value, exc_info=error,
+                self._ctx.name, which, kind, error, self._policy.value,
+                exc_info=error, extra={"packet": packet.id} if packet is not None else None,
             )  # fmt: skip
         if self._dead_letters is not None and self._policy is ErrorPolicy.DEAD_LETTER:
-            _post(self._dead_letters, self._letter(packet, error))
+            _post(self._dead_letters, self._letter(packet, error, is_result))
 
     def summarise(self) -> None:
         """Log how many errors of each type there were, if any."""
@@ -177,9 +191,10 @@ class ErrorHandler:
                 counts = ", ".join(f"{kind}: {n}" for kind, n in self._seen.most_common())
                 self._ctx.logger.warning("%s had errors: %s", self._ctx.name, counts)
 
-    def _letter(self, packet: Packet | None, error: Exception) -> DeadLetter:
+    def _letter(self, packet: Packet | None, error: Exception, is_result: bool) -> DeadLetter:
         trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-        return DeadLetter(packet, self._ctx.name, f"{type(error).__name__}: {error}", trace)
+        what = f"{type(error).__name__}: {error}"
+        return DeadLetter(packet, self._ctx.name, self._ctx.stage, what, trace, is_result)
 
 
 def _post(queue: Queue[DeadLetter], letter: DeadLetter) -> None:
@@ -190,4 +205,5 @@ def _post(queue: Queue[DeadLetter], letter: DeadLetter) -> None:
             raise
         letter.packet.payload = repr(letter.packet.payload)
         letter.packet.key = repr(letter.packet.key)
+        letter.is_repr = True
         queue.put(letter)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import logging.handlers
 import multiprocessing
 import os
 import pickle
@@ -18,6 +17,7 @@ from typing import Any
 import cloudpickle
 
 from sageruntime.errors import TaskLost, TaskStartError
+from sageruntime.logs import RecordSender
 from sageruntime.task.blueprint import TaskBlueprint
 from sageruntime.task.hosted_task import HostedTask
 from sageruntime.task.packed_error import PackedError
@@ -115,12 +115,7 @@ class ProcessTask(RemoteTask):
         except Exception as error:  # of a class that only the child can import
             self.fail(error)
             return
-        if isinstance(message, logging.LogRecord):
-            logger = logging.getLogger(message.name)
-            if logger.isEnabledFor(message.levelno):
-                logger.handle(message)
-        else:
-            self._take(message)
+        self._take(message)
 
 
 def _obituary(name: str, state: TaskState, exitcode: int | None) -> str:
@@ -146,18 +141,12 @@ def _sigint_blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-class _Uplink(logging.handlers.QueueHandler):
+class _Uplink:
     """Sends statuses, log records and the report to the parent."""
 
     def __init__(self, control: Pipe) -> None:
-        super().__init__(control)  # type: ignore[arg-type]
         self._control = control
         self._sending = threading.Lock()
-
-    def enqueue(self, record: logging.LogRecord) -> None:
-        """Send a log record; see ``QueueHandler``."""
-        with suppress(BrokenPipeError):
-            self.send(record)
 
     def send(self, message: object) -> None:
         """Send anything that pickles."""
@@ -169,7 +158,7 @@ class _Uplink(logging.handlers.QueueHandler):
 def host_task(control: Pipe, blueprint: bytes, log_level: int) -> None:
     """Build a task, run it and report: the main function of the child process."""
     uplink = _Uplink(control)
-    logging.basicConfig(handlers=[uplink], level=log_level)
+    logging.basicConfig(handlers=[RecordSender(uplink.send)], level=log_level)
     # the parent is gone when this fails, and so will be this process
     with suppress(BrokenPipeError):
         _run(uplink, control, blueprint)

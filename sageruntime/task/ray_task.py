@@ -12,6 +12,7 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError
 
 from sageruntime.errors import TaskLost, TaskStartError
+from sageruntime.logs import RecordSender
 from sageruntime.task.base_task import BaseTask
 from sageruntime.task.hosted_task import HostedTask
 from sageruntime.task.packed_error import PackedError
@@ -70,7 +71,8 @@ class RayTask(RemoteTask):
     def _launch(self, blueprint: bytes) -> None:
         try:
             actor_class: Any = ray.remote(_TaskActor)
-            self._actor = actor_class.options(**self._actor_options).remote(blueprint)
+            level = logging.getLogger().getEffectiveLevel()
+            self._actor = actor_class.options(**self._actor_options).remote(blueprint, level)
         except (RayError, ValueError, TypeError) as error:
             raise TaskStartError(f"{self.name}: Ray does not take its actor: {error}") from error
         self._lost = False
@@ -118,8 +120,9 @@ def _cluster_resources() -> Any:
 class _TaskActor:
     """Holds a task in a Ray worker. Its methods run side by side, each in a thread."""
 
-    def __init__(self, blueprint: bytes) -> None:
+    def __init__(self, blueprint: bytes, log_level: int) -> None:
         self._outbox: Queue[bytes] = Queue()
+        logging.basicConfig(handlers=[RecordSender(self._tell)], level=log_level, force=True)
         self._task: HostedTask | None = None
         try:
             self._task = cloudpickle.loads(blueprint).build(self._tell)

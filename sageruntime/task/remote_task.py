@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from abc import abstractmethod
 from dataclasses import dataclass, replace
@@ -11,6 +12,7 @@ import cloudpickle
 
 from sageruntime.communication.router import Packet
 from sageruntime.errors import OperatorError, TaskStartError, TaskStateError
+from sageruntime.logs import relay
 from sageruntime.metrics import LatencyHistogram
 from sageruntime.task.base_task import BaseTask
 from sageruntime.task.blueprint import TaskBlueprint
@@ -197,6 +199,8 @@ class RemoteTask(BaseTask):
             self._take_status(message)
         elif isinstance(message, RemoteReport):
             self._take_report(message)
+        elif isinstance(message, logging.LogRecord):
+            relay(message)
         elif isinstance(message, PackedError):  # of an operator that cannot be made
             self.fail(message.unpack())
         elif isinstance(message, Failed):

@@ -10,7 +10,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from itertools import islice
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import cloudpickle
 
@@ -22,6 +22,9 @@ from sageruntime.operator.results import packets_of
 from sageruntime.task.calls import Calls
 from sageruntime.task.error_policy import ErrorHandler
 from sageruntime.task.options import TaskOptions
+
+if TYPE_CHECKING:
+    from sageruntime.tracing.batch_tracer import BatchTracer
 
 
 class WorkerEvents(Protocol):
@@ -57,6 +60,7 @@ class Worker(ABC):
         coordinated: whether the task is part of a job with checkpoints: then it waits for the
             others at its end.
         events: what to tell.
+        tracer: makes spans, where traces are wanted.
     """
 
     def __init__(
@@ -70,6 +74,7 @@ class Worker(ABC):
         options: TaskOptions,
         coordinated: bool,
         events: WorkerEvents,
+        tracer: BatchTracer | None = None,
     ) -> None:
         self.name = name
         self.operator = operator
@@ -80,6 +85,7 @@ class Worker(ABC):
         self.options = options
         self.coordinated = coordinated
         self.events = events
+        self.tracer = tracer
         self.total: int | None = None
         self._asked = threading.Condition(threading.RLock())
         # Set with the others, so that the loop has one flag to look at.
@@ -89,7 +95,7 @@ class Worker(ABC):
         self._paused = False
         self._checkpoint_completed = False
         self._dismissed = False
-        router.on_reject = errors.handle
+        router.on_reject = errors.reject
 
     def run(self, state: bytes | None = None, over: bool = False) -> Any:
         """Work until the input ends, and return the sink's result.
@@ -188,6 +194,8 @@ class Worker(ABC):
             complete(operator.close())
             self.calls.close()
             self.errors.summarise()
+            if self.tracer is not None:
+                self.tracer.close()
         return result
 
     def _check(self) -> None:
