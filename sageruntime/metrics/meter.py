@@ -50,15 +50,8 @@ class Meter:
         self._base: _Totals | None = None
         self._rates = _Rates()
 
-    def measure(
-        self, state: str, emitted: int, queue_depth: int, routing: float
-    ) -> MetricsSnapshot:
-        """The task as it is now.
-
-        Args:
-            state, emitted, queue_depth: see :class:`MetricsSnapshot`.
-            routing: seconds its router has worked.
-        """
+    def measure(self, state: str, emitted: int, queue_depth: int) -> MetricsSnapshot:
+        """The task as it is now; see :class:`MetricsSnapshot`."""
         metrics = self._metrics
         with self._lock:
             threads = self._threads()
@@ -84,7 +77,9 @@ class Meter:
             mean_packets_per_second=now.processed / (seconds or 1.0),
             cpu_seconds=cpu_seconds,
             cpu_percent=rates.cpu_percent,
-            time_spent=TimeSpent(metrics.waiting, metrics.decoding, metrics.operator, routing),
+            time_spent=TimeSpent(
+                metrics.waiting, metrics.decoding, metrics.operator, metrics.routing
+            ),
             latency=metrics.latency.summary(),
             end_to_end=metrics.end_to_end.summary(),
             threads=threads,

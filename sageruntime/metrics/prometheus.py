@@ -111,7 +111,7 @@ def _counters(tasks: _Tasks) -> Iterator[Metric]:
         yield family
     family = CounterMetricFamily(
         "sageruntime_time_seconds",
-        "What the task's worker threads did with their time.",
+        "What the task's worker loop did with its time.",
         labels=(*_TASK_LABELS, "activity"),
     )
     for labels, task in tasks:

@@ -11,7 +11,7 @@ from sageruntime.metrics.latency import LatencyHistogram, LatencySummary
 
 
 class TimeSpent(msgspec.Struct, frozen=True):
-    """Seconds that worker threads spent, by what they did.
+    """Seconds that a worker loop spent, by what it did.
 
     Attributes:
         waiting: for the next batch to come.
@@ -55,7 +55,7 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
         mean_packets_per_second: since the task was started.
         cpu_seconds: CPU time of the worker threads.
         cpu_percent: of one core, over the same time as ``packets_per_second``.
-        time_spent: what the worker threads did with their time.
+        time_spent: what the worker loop did with its time.
         latency: of each packet from being sent to the task to being done.
         end_to_end: of each packet from entering the pipeline to being done.
     """

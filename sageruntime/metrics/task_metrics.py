@@ -29,7 +29,7 @@ class TaskMetrics:
         restarts: times the task was started again after a failure.
         latency: from the moment upstream put a packet's batch to the moment the batch was done.
         end_to_end: from the moment a packet's data entered the pipeline to that same moment.
-        waiting, decoding, operator: seconds worker threads spent; see
+        waiting, decoding, operator, routing: seconds the worker loop spent; see
             :class:`~sageruntime.metrics.TimeSpent`.
         started: when the worker loop was, if it was.
         loop: the thread of the worker loop.
@@ -47,6 +47,7 @@ class TaskMetrics:
         self.waiting = 0.0
         self.decoding = 0.0
         self.operator = 0.0
+        self.routing = 0.0
         self.loop = ThreadCounts()
         self.lanes: dict[str, ThreadCounts] = {}
         self.started: Started | None = None

@@ -8,9 +8,7 @@ from collections.abc import Mapping
 from functools import cache
 from itertools import takewhile
 
-from pyinstrument.frame_info import parse_frame_info
-from pyinstrument.stack_sampler import get_stack_sampler
-
+from sageruntime.errors import MonitoringError
 from sageruntime.profiling.stack_profile import Frame, Stack, StackProfile
 
 INTERVAL = 0.001
@@ -21,9 +19,19 @@ class Sampler:
     """Samples threads from within, by pyinstrument.
 
     Equal stacks are added up as they come, so memory does not grow with time.
+
+    Raises:
+        MonitoringError: pyinstrument is not installed.
     """
 
     def __init__(self) -> None:
+        try:
+            from pyinstrument.stack_sampler import get_stack_sampler
+        except ImportError as error:
+            raise MonitoringError(
+                "profiles need pyinstrument: pip install 'sagequeue[profile]'"
+            ) from error
+        self._sampler_of_this_thread = get_stack_sampler
         self._threads: list[tuple[str, dict[tuple[str, ...], float]]] = []
 
     def begin(self) -> None:
@@ -34,7 +42,9 @@ class Sampler:
         def note(stack: list[str], since_last: float, async_state: object) -> None:
             seconds[tuple(stack)] += since_last
 
-        get_stack_sampler().subscribe(note, desired_interval=INTERVAL, use_async_context=False)
+        self._sampler_of_this_thread().subscribe(
+            note, desired_interval=INTERVAL, use_async_context=False
+        )
 
     def profile(self) -> StackProfile:
         """What was seen so far, thread by thread."""
@@ -57,6 +67,8 @@ def _without_stem(seconds: Mapping[tuple[str, ...], float]) -> dict[Stack, float
 
 @cache
 def _frame(info: str) -> Frame:
+    from pyinstrument.frame_info import parse_frame_info
+
     identifier, attributes = parse_frame_info(info)
     function, file, line = identifier.split("\0")
     owner = "".join(attribute[1:] + "." for attribute in attributes if attribute[0] == "c")

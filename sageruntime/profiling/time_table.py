@@ -13,7 +13,7 @@ _ACTIVITIES = TimeSpent.__struct_fields__
 
 
 def time_table(metrics: JobMetrics) -> Table:
-    """Seconds and shares of the worker threads' time, stage by stage."""
+    """Seconds and shares of the worker loops' time, stage by stage."""
     from rich.table import Table
 
     table = Table(title="where the time goes")

@@ -8,7 +8,14 @@ from contextlib import suppress
 from typing import Any
 
 from sagequeue.errors import DecodeError, Empty, Full, ShutDown
-from sageruntime.communication.router import Barrier, Message, Nudge, PacketBatch, StopSignal
+from sageruntime.communication.router import (
+    Barrier,
+    Message,
+    Nudge,
+    Packet,
+    PacketBatch,
+    StopSignal,
+)
 from sageruntime.task.inbox import Inbox
 from sageruntime.task.worker import Worker
 
@@ -34,6 +41,9 @@ class MailboxWorker(Worker):
         self._passed: set[str] = set()
         self._held: list[Message] = []
         self._flushed_at = 0.0
+        # A queue of references decodes nothing.
+        decodes = inbox.queue.backend not in ("object", "local")
+        self._cpu_seconds = time.thread_time if decodes else float
 
     def drain(self) -> None:
         """See :class:`Worker`."""
@@ -69,14 +79,28 @@ class MailboxWorker(Worker):
 
     def _take(self) -> list[Message]:
         """Messages from the queue; before waiting for them, everything gathered is sent."""
+        begun = time.perf_counter()
         try:
-            return self._inbox.take(block=False)
+            messages = self._inbox.take(block=False)
         except Empty:
             self._flush()
-            return self._inbox.take(block=True)
+            return self._wait()
+        self.metrics.decoding += time.perf_counter() - begun
+        return messages
+
+    def _wait(self) -> list[Message]:
+        """Messages from the queue, once they come; the CPU time is what it takes to decode them."""
+        begun, used = time.perf_counter(), self._cpu_seconds()
+        messages = self._inbox.take(block=True)
+        decoding = self._cpu_seconds() - used
+        self.metrics.decoding += decoding
+        self.metrics.waiting += time.perf_counter() - begun - decoding
+        return messages
 
     def _flush(self) -> None:
+        routed = self.router.seconds
         self.router.flush()
+        self.metrics.routing += self.router.seconds - routed
         if not self.coordinated:
             self._inbox.done()
         self._flushed_at = time.monotonic()
@@ -124,6 +148,21 @@ class MailboxWorker(Worker):
         packets = batch.packets
         if self._given_up:
             packets = [packet for packet in packets if packet.id not in self._given_up]
+        if not packets:
+            return
+        count, entered_at = len(packets), packets[0].timestamp
+        if self.tracer is None:
+            failed = self._work_on(packets)
+        else:
+            with self.tracer.processing(batch):
+                failed = self._work_on(packets)
+        self.metrics.batch_done(count, failed, batch.sent_at, entered_at)
+
+    def _work_on(self, packets: list[Packet]) -> int:
+        begun, routed = time.perf_counter(), self.router.seconds
         failed = self.calls.work_on(packets)
-        if packets:
-            self.metrics.batch_done(len(packets), failed, batch.sent_at, packets[0].timestamp)
+        # threads route side by side
+        routing = (self.router.seconds - routed) / self.calls.threads
+        self.metrics.routing += routing
+        self.metrics.operator += time.perf_counter() - begun - routing
+        return failed

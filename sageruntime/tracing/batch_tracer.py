@@ -6,12 +6,11 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from opentelemetry.trace import SpanKind
+from opentelemetry.trace import SpanKind, TracerProvider
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from sageruntime.communication.router import BaseRouter, Packet, PacketBatch
 from sageruntime.context import TaskContext
-from sageruntime.tracing.options import Tracing
 
 _FLUSH_MILLISECONDS = 5000
 
@@ -27,17 +26,14 @@ class BatchTracer:
     Args:
         ctx: the task's identity.
         router: its router, whose batches carry the context of the span at work.
-        tracing: where spans go.
-
-    Raises:
-        MonitoringError: see :meth:`Tracing.provider`.
+        provider: makes and exports spans.
     """
 
-    def __init__(self, ctx: TaskContext, router: BaseRouter, tracing: Tracing) -> None:
+    def __init__(self, ctx: TaskContext, router: BaseRouter, provider: TracerProvider) -> None:
         self._ctx = ctx
         self._router = router
-        self._provider = tracing.provider()
-        self._tracer = self._provider.get_tracer("sageruntime")
+        self._provider = provider
+        self._tracer = provider.get_tracer("sageruntime")
         self._attributes = {
             "sageruntime.job": ctx.job,
             "sageruntime.stage": ctx.stage,
