@@ -17,6 +17,7 @@ from sageruntime.factory.operator_factory import OperatorFactory
 from sageruntime.logs import work_for
 from sageruntime.metrics import Meter, MetricsSnapshot, Monitor, TaskMetrics, ThreadCounts
 from sageruntime.operator import BaseOperator, SourceOperator
+from sageruntime.profiling import StackProfile
 from sageruntime.profiling.sampler import Sampler
 from sageruntime.recovery.restart_budget import RestartBudget
 from sageruntime.task.calls import calls_of, overdue
@@ -329,13 +330,20 @@ class BaseTask:
         """
         if not self._state.ended:
             raise TaskStateError(f"{self.name} is {self._state.value}; a report comes at the end")
-        return TaskReport(self.get_status(), self.metrics.latency, self._result, self._error)
+        return TaskReport(
+            self.get_status(), self.measure(), self._result, self._error, self._get_profile()
+        )
 
     # What a supervisor asks of a task.
 
     def halt(self) -> None:
-        """Leave off and wait in RESTARTING for :meth:`restore`; the input queue stays."""
+        """Leave off and wait in RESTARTING for :meth:`restore`; the input queue stays.
+
+        Raises:
+            TaskStateError: the task has not been started.
+        """
         with self._changed:
+            self._check_started("halted")
             self._worker.halt()
 
     def restore(self, attempt: int, state: bytes | None = None, over: bool = False) -> None:
@@ -345,8 +353,12 @@ class BaseTask:
             attempt: what earlier attempts have sent is ignored.
             state: what the operator's ``snapshot()`` had returned, pickled.
             over: the state is the last: everything was processed and sent.
+
+        Raises:
+            TaskStateError: the task has not been started.
         """
         with self._changed:
+            self._check_started("restored")
             self.router.begin(attempt)
             self._restored = (state, over)
             self._changed.notify_all()
@@ -492,6 +504,9 @@ class BaseTask:
             self._sampler.begin()
         return self.metrics.add_lane()
 
+    def _get_profile(self) -> StackProfile | None:
+        return None if self._sampler is None else self._sampler.profile()
+
     def _queue_depth(self) -> int:
         return 0 if self._state.ended else self.input_buffer.qsize()
 
@@ -559,6 +574,10 @@ class BaseTask:
 
     def _check_alive(self, what: str) -> None:
         if self._state.ended:
+            raise TaskStateError(f"{self.name} is {self._state.value} and cannot be {what}")
+
+    def _check_started(self, what: str) -> None:
+        if self._state is TaskState.CREATED:
             raise TaskStateError(f"{self.name} is {self._state.value} and cannot be {what}")
 
     def _describe_error(self) -> str | None:

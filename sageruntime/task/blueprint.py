@@ -34,6 +34,7 @@ class TaskBlueprint:
     coordinated: bool
     attempt: int
     given_up: set[int]
+    paused: bool
     state: bytes | None
     over: bool
 
@@ -53,6 +54,7 @@ class TaskBlueprint:
             task.coordinated,
             task.router.attempt,
             task.given_up,
+            task.get_status().paused,
             state,
             over,
         )
@@ -92,4 +94,6 @@ class TaskBlueprint:
         for group, partitioner in self.partitioners.items():
             task.router.set_partitioner(group, partitioner)
         task.begin_with(self.state, self.over)
+        if self.paused:
+            task.pause()
         return task

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from abc import abstractmethod
 from dataclasses import dataclass, replace
 from typing import Any
 
 import cloudpickle
+import msgspec
 
 from sageruntime.communication.router import Packet
 from sageruntime.errors import OperatorError, TaskStartError, TaskStateError
 from sageruntime.logs import relay
-from sageruntime.metrics import LatencyHistogram
+from sageruntime.metrics import MetricsSnapshot
+from sageruntime.profiling import StackProfile
 from sageruntime.task.base_task import BaseTask
 from sageruntime.task.blueprint import TaskBlueprint
 from sageruntime.task.hosted_task import Completed, Exhausted, Failed, Snapshot, Stuck
@@ -28,9 +31,9 @@ class RemoteReport:
     """A :class:`TaskReport` that can travel."""
 
     status: TaskStatus
-    latency: LatencyHistogram
     result: bytes
     error: PackedError | None
+    profile: StackProfile | None
 
     @classmethod
     def of(cls, report: TaskReport) -> RemoteReport:
@@ -45,7 +48,8 @@ class RemoteReport:
                 "result(), or run the sink on a thread"
             )
             status = replace(status, state=TaskState.FAILED)
-        return cls(status, report.latency, result, None if error is None else PackedError.of(error))
+        packed = None if error is None else PackedError.of(error)
+        return cls(status, result, packed, report.profile)
 
 
 class RemoteTask(BaseTask):
@@ -62,6 +66,8 @@ class RemoteTask(BaseTask):
         self._last = TaskStatus(self.name, self.ctx.stage, self.host, self._state, 0, 0, 0, 0)
         # What the hosts before this one had counted.
         self._before = self._last
+        self._measured_before: MetricsSnapshot | None = None
+        self._profile: StackProfile | None = None
         self._stuck: Stuck | None = None
         # Hosts are begun and commanded one at a time. It is never held by who reads messages,
         # because a command may have to wait for the host to be done with telling.
@@ -123,21 +129,37 @@ class RemoteTask(BaseTask):
             restarts=self.metrics.restarts,
             attempt=self.router.attempt,
             error=self._describe_error(),
+            metrics=None,
+        )
+
+    def measure(self) -> MetricsSnapshot:
+        """See :class:`BaseTask`; as of the last message from the host."""
+        known = self._last.metrics or MetricsSnapshot(
+            task=self.name, stage=self.ctx.stage, host="", state="", at=time.time_ns(), seconds=0.0
+        )
+        if self._measured_before is not None:
+            known = known.after(self._measured_before)
+        return msgspec.structs.replace(
+            known, host=self.host, state=self._state.value, restarts=self.metrics.restarts
         )
 
     def halt(self) -> None:
         """See :class:`BaseTask`."""
+        self._check_started("halted")
         self._command("halt")
 
     def restore(self, attempt: int, state: bytes | None = None, over: bool = False) -> None:
         """See :class:`BaseTask`."""
+        self._check_started("restored")
         with self._commanding:
             self.router.begin(attempt)
             if self._has_host():
                 self._command("restore", attempt, state, over)
-            elif not self._state.ended:
-                self._before = replace(self.get_status())
-                self._last = replace(self._last, processed=0, emitted=0, errors=0, retries=0)
+            elif self._state is TaskState.RESTARTING:
+                self._before, self._measured_before = self.get_status(), self.measure()
+                self._last = replace(
+                    self._last, processed=0, emitted=0, errors=0, retries=0, metrics=None
+                )
                 self._launch_or_fail(TaskBlueprint.of(self, state, over).dumps())
                 if self._draining:
                     self._command("stop", True, 0)
@@ -190,8 +212,6 @@ class RemoteTask(BaseTask):
         except TaskStartError as error:
             self.fail(error)
             raise
-        if self._paused:
-            self._command("pause")
 
     def _take(self, message: object) -> None:
         """Act on a message from the host."""
@@ -226,7 +246,7 @@ class RemoteTask(BaseTask):
 
     def _take_report(self, report: RemoteReport) -> None:
         self._take_status(report.status)
-        self.metrics.latency.add(report.latency)
+        self._profile = report.profile
         if report.error is not None:
             # the host has logged it
             self._advance(TaskState.FAILED, error=report.error.unpack())
@@ -237,6 +257,9 @@ class RemoteTask(BaseTask):
             self.fail(error)
         else:
             self._advance(TaskState.STOPPED, result)
+
+    def _get_profile(self) -> StackProfile | None:
+        return self._profile
 
     def _on_host_lost(self, error: Exception) -> None:
         """The host has died without a report."""
