@@ -17,6 +17,7 @@ from sageruntime.context import TaskContext
 from sageruntime.errors import DownstreamClosed, JobFailed
 from sageruntime.factory.task_factory import Host, create_task
 from sageruntime.job_result import JobResult, StageSummary, progress_of, summary_of
+from sageruntime.metrics import JobMetrics, StageMetrics
 from sageruntime.recovery import CheckpointOptions, RestartPolicy
 from sageruntime.recovery.coordinator import Coordinator
 from sageruntime.stage import Stage
@@ -120,6 +121,15 @@ class Job:
         """What each stage has done so far, without latencies."""
         return [progress_of(stage, tasks) for stage, tasks in zip(self.stages, self._tasks)]
 
+    def measure(self) -> JobMetrics:
+        """What is measured of the job, as it is now; it may be asked for at any time."""
+        stages = [
+            StageMetrics.of(stage.name, stage.host, [task.measure() for task in tasks])
+            for stage, tasks in zip(self.stages, self._tasks)
+        ]
+        seconds = (self._ended_at or time.monotonic()) - self._started_at
+        return JobMetrics.of(self.name, time.time_ns(), seconds, stages)
+
     def result(self) -> JobResult:
         """Wait for the end and return what the job leaves.
 
@@ -131,12 +141,17 @@ class Job:
         self._ended_at = self._ended_at or time.monotonic()
         self.close()
         self._raise_failure()
+        metrics = self.measure()
         return JobResult(
             name=self.name,
             seconds=self._ended_at - self._started_at,
-            stages=[summary_of(stage, tasks) for stage, tasks in zip(self.stages, self._tasks)],
+            stages=[
+                summary_of(stage, tasks, measured.latency)
+                for stage, tasks, measured in zip(self.stages, self._tasks, metrics.stages)
+            ],
             sink_results=[task.get_report().result for task in self._tasks[-1]],
             dead_letters=self._dead_letters.letters if self._dead_letters else [],
+            metrics=metrics,
         )
 
     def close(self) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from sageruntime.errors import PipelineError
-from sageruntime.metrics import LatencyHistogram
+from sageruntime.metrics import JobMetrics, LatencySummary
 from sageruntime.stage import Stage
 from sageruntime.task import BaseTask, DeadLetter
 
@@ -47,6 +47,7 @@ class JobResult:
         stages: in the order of the pipeline.
         sink_results: one for each instance of the sink.
         dead_letters: packets that could not be processed, where the error policy keeps them.
+        metrics: all that was measured, as of the end.
     """
 
     name: str
@@ -54,6 +55,7 @@ class JobResult:
     stages: list[StageSummary]
     sink_results: list[Any]
     dead_letters: list[DeadLetter]
+    metrics: JobMetrics
 
     @property
     def packets(self) -> int:
@@ -100,10 +102,6 @@ def progress_of(stage: Stage, tasks: Sequence[BaseTask]) -> StageSummary:
     )
 
 
-def summary_of(stage: Stage, tasks: Sequence[BaseTask]) -> StageSummary:
+def summary_of(stage: Stage, tasks: Sequence[BaseTask], latency: LatencySummary) -> StageSummary:
     """What the tasks of a stage, which have ended, did."""
-    latency = LatencyHistogram()
-    for task in tasks:
-        latency.add(task.get_report().latency)
-    progress = progress_of(stage, tasks)
-    return replace(progress, p50=latency.percentile(50), p99=latency.percentile(99))
+    return replace(progress_of(stage, tasks), p50=latency.p50, p99=latency.p99)

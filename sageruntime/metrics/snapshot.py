@@ -131,6 +131,18 @@ class MetricsSnapshot(Figures, frozen=True, kw_only=True):
     threads: tuple[ThreadUsage, ...] = ()
     process: ProcessUsage | None = None
 
+    def after(self, earlier: MetricsSnapshot) -> MetricsSnapshot:
+        """This, with what an earlier host of the same task has counted."""
+        figures = _sum((earlier, self))
+        seconds = earlier.seconds + self.seconds
+        figures.update(
+            queue_depth=self.queue_depth,
+            packets_per_second=self.packets_per_second,
+            mean_packets_per_second=figures["processed"] / (seconds or 1.0),
+            cpu_percent=self.cpu_percent,
+        )
+        return msgspec.structs.replace(self, seconds=seconds, **figures)
+
 
 class StageMetrics(Figures, frozen=True, kw_only=True):
     """The tasks of one stage together.

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sageruntime.errors import TaskStateError
 from sageruntime.task.base_task import BaseTask
 from sageruntime.task.local_task import LocalTask
 from sageruntime.task.packed_error import PackedError
+from sageruntime.task.status import TaskStatus
 
 Send = Callable[[object], None]
 """Sends a message to the handle."""
@@ -96,6 +97,10 @@ class HostedTask(LocalTask):
             return self.operator.process(packet)
         return self._custom(self, packet)
 
+    def get_status(self) -> TaskStatus:
+        """See :class:`BaseTask`; with a measurement."""
+        return replace(super().get_status(), metrics=self.measure())
+
     def obey(self, command: str, arguments: tuple[Any, ...]) -> None:
         """Do what the handle says, by the name of a method."""
         try:
@@ -110,4 +115,5 @@ class HostedTask(LocalTask):
         return super()._is_restartable() or self.options.processing_timeout is not None
 
     def _on_stuck(self, packet_ids: list[int], error: BaseException | None) -> None:
+        self._send(self.get_status())  # the last: this process will be killed
         self._send(Stuck(packet_ids, None if error is None else PackedError.of(error)))

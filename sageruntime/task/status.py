@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from sageruntime.metrics import LatencyHistogram
+from sageruntime.metrics import MetricsSnapshot
+from sageruntime.profiling import StackProfile
 from sageruntime.task.state import TaskState
 
 
@@ -28,6 +29,7 @@ class TaskStatus:
         queue_depth: batches waiting in the input queue.
         total: packets a source will read in all, if it knows.
         error: why the task failed, if it did.
+        metrics: what its host measured, in a message from the host to the task's handle.
     """
 
     name: str
@@ -44,6 +46,7 @@ class TaskStatus:
     attempt: int = 0
     total: int | None = None
     error: str | None = None
+    metrics: MetricsSnapshot | None = None
 
 
 @dataclass(frozen=True)
@@ -52,12 +55,14 @@ class TaskReport:
 
     Attributes:
         status: its last status.
-        latency: how long its packets took.
+        metrics: its last measurement.
         result: what its sink hands back.
         error: what made it fail.
+        profile: where its worker threads were, if it was profiled.
     """
 
     status: TaskStatus
-    latency: LatencyHistogram
+    metrics: MetricsSnapshot
     result: Any = None
     error: BaseException | None = None
+    profile: StackProfile | None = None
