@@ -6,7 +6,9 @@ from sageruntime.factory import OperatorFactory
 from sageruntime.job import Job
 from sageruntime.job_result import JobResult, StageSummary
 from sageruntime.operator import (
+    IDLE,
     BaseOperator,
+    BatchOperator,
     CollectSink,
     CountByKey,
     FilterOperator,
@@ -17,15 +19,20 @@ from sageruntime.operator import (
     MapOperator,
     SinkOperator,
     SourceOperator,
+    SqliteSink,
 )
 from sageruntime.pipeline import Pipeline
+from sageruntime.recovery import CheckpointOptions, RestartPolicy, RetryPolicy
 from sageruntime.task import BaseTask, DeadLetter, ErrorPolicy, LocalTask, TaskState, TaskStatus
 from sageruntime.task.options import TaskOptions
 
 __all__ = [
+    "IDLE",
     "BaseOperator",
     "BaseRouter",
     "BaseTask",
+    "BatchOperator",
+    "CheckpointOptions",
     "CollectSink",
     "Connection",
     "CountByKey",
@@ -43,8 +50,11 @@ __all__ = [
     "OperatorFactory",
     "Packet",
     "Pipeline",
+    "RestartPolicy",
+    "RetryPolicy",
     "SinkOperator",
     "SourceOperator",
+    "SqliteSink",
     "StageSummary",
     "StopSignal",
     "TaskContext",
