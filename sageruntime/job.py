@@ -7,13 +7,14 @@ import secrets
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from sagequeue import create_queue
-from sagequeue.protocol import Queue
 from sageruntime.communication.router import Connection
 from sageruntime.context import TaskContext
+from sageruntime.dead_letters.collector import DeadLetterCollector
+from sageruntime.doctor import require
 from sageruntime.errors import DownstreamClosed, JobFailed
 from sageruntime.factory.task_factory import Host, create_task
 from sageruntime.job_result import JobResult, StageSummary, progress_of, summary_of
@@ -21,7 +22,7 @@ from sageruntime.metrics import JobMetrics, StageMetrics
 from sageruntime.recovery import CheckpointOptions, RestartPolicy
 from sageruntime.recovery.coordinator import Coordinator
 from sageruntime.stage import Stage
-from sageruntime.task import BaseTask, DeadLetter, TaskState
+from sageruntime.task import BaseTask, TaskState
 from sageruntime.task.base_task import Scope
 from sageruntime.task.options import OPTION_NAMES
 
@@ -42,6 +43,7 @@ class Job:
         restart: with checkpoints, how often the job may go back to the latest; without, each task
             is restarted by the policy of its own options.
         checkpoint: whether and where checkpoints are kept.
+        dead_letters: a SQLite file for them; without one they are in the result only.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class Job:
         *,
         restart: RestartPolicy | None = None,
         checkpoint: CheckpointOptions | None = None,
+        dead_letters: Path | str | None = None,
     ) -> None:
         self.name = name
         self._restart = restart or RestartPolicy()
@@ -66,26 +69,30 @@ class Job:
         self._ended_at = 0.0
         self._started_ray = False
         self._abandoned = False
-        self._dead_letters: _DeadLetterBox | None = None
+        self._dead_letter_file = dead_letters
+        self._dead_letters: DeadLetterCollector | None = None
 
     def start(self) -> Self:
         """Create, connect and start the tasks.
 
         Raises:
+            DependencyError: this machine lacks what a host needs.
+            DeadLetterStoreError: the file for dead letters cannot be used.
             TaskStartError: a host cannot take its task.
             Exception: what an operator's constructor raises on a thread.
         """
         self._started_at = time.monotonic()
+        require(
+            {stage.host for stage in self.stages},
+            sum(stage.parallelism for stage in self.stages if stage.host != "thread"),
+        )
         try:
             if any(stage.host == "ray" for stage in self.stages):
                 from sageruntime.task.ray_task import connect
 
                 self._started_ray = connect()
             if any(stage.options.writes_dead_letters for stage in self.stages):
-                self._dead_letters = _DeadLetterBox(
-                    f"{self._prefix}-dead-letters",
-                    _scope_of("thread", *(stage.host for stage in self.stages)),
-                )
+                self._dead_letters = self._collect_dead_letters()
             for position, stage in enumerate(self.stages):
                 self._tasks.append([])
                 for index in range(stage.parallelism):
@@ -221,6 +228,15 @@ class Job:
         task.add_listener(self._notice)
         return task
 
+    def _collect_dead_letters(self) -> DeadLetterCollector:
+        store = None
+        if self._dead_letter_file is not None:
+            from sageruntime.dead_letters.store import DeadLetterStore
+
+            store = DeadLetterStore(self._dead_letter_file, create=True)
+        scope = _scope_of("thread", *(stage.host for stage in self.stages))
+        return DeadLetterCollector(f"{self._prefix}-dead-letters", scope, self.name, store)
+
     def _coordinate(self, options: CheckpointOptions) -> None:
         self._coordinator = Coordinator(
             self.name, options, self._restart, logging.getLogger(f"sageruntime.{self.name}")
@@ -243,26 +259,6 @@ class Job:
             raise JobFailed(f"job {self.name} failed in {task.name}: {error}") from error
         if self._abandoned:
             raise JobFailed(f"job {self.name} was closed before its end")
-
-
-class _DeadLetterBox:
-    """The queue tasks put dead letters in, and the letters taken out of it."""
-
-    def __init__(self, name: str, scope: Scope) -> None:
-        self.queue: Queue[DeadLetter] = create_queue(name=name, scope=scope)
-        self.letters: list[DeadLetter] = []
-        self._collector = threading.Thread(target=self._collect, name=name, daemon=True)
-        self._collector.start()
-
-    def close(self) -> None:
-        """Take what is left and give the queue back."""
-        if self._collector.is_alive():
-            self.queue.shutdown()
-            self._collector.join()
-            self.queue.close()
-
-    def _collect(self) -> None:
-        self.letters.extend(self.queue)
 
 
 def _connect(sender: BaseTask, stage: Stage, receivers: Sequence[BaseTask]) -> None:

@@ -46,7 +46,8 @@ class JobResult:
         seconds: from its start to the end of its last task.
         stages: in the order of the pipeline.
         sink_results: one for each instance of the sink.
-        dead_letters: packets that could not be processed, where the error policy keeps them.
+        dead_letters: packets that could not be processed, where the error policy keeps them and
+            no file does.
         metrics: all that was measured, as of the end.
     """
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, get_args
 
 from sageruntime.errors import InvalidOption, PipelineError
@@ -24,15 +25,18 @@ from sageruntime.operator import (
     SinkOperator,
     SourceOperator,
 )
-from sageruntime.recovery import CheckpointOptions
+from sageruntime.recovery import CheckpointOptions, RestartPolicy, RetryPolicy
 from sageruntime.stage import Stage
 from sageruntime.task import ErrorPolicy
-from sageruntime.task.options import TaskOptions
+from sageruntime.task.options import OPTION_NAMES, TaskOptions, task_options
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+# Options of a stage that are none of its tasks'.
+_OF_THE_STAGE = ("name", "parallelism", "on")
 
 Operator = Callable[[Any], Any] | type[BaseOperator] | OperatorFactory
 """A function of the payload, an operator class, or a recipe for operators."""
@@ -45,15 +49,25 @@ class StageOptions(TypedDict, total=False):
         name: unique in the pipeline; by default the kind of stage and its position.
         parallelism: how many tasks share the work; 1 by default.
         on: what hosts each: ``"thread"`` (default), ``"process"`` or ``"ray"``.
-        worker_threads: threads of one task that call the operator; 1 by default.
-        error_policy: ``"fail"``, ``"skip"`` or ``"dead_letter"``; by default the pipeline's.
+        others: the fields of :class:`~sageruntime.task.options.TaskOptions`; by default the
+            pipeline's. ``error_policy`` may be a name.
     """
 
     name: str
     parallelism: int
     on: Host
+    max_buffer_size: int
+    queue_maxsize: int
     worker_threads: int
+    batch_processing: bool
+    batch_size: int
+    flush_interval: float
+    max_concurrency: int
+    processing_timeout: float | None
     error_policy: ErrorPolicy | str
+    retry: RetryPolicy
+    restart: RestartPolicy
+    monitoring_interval: float
 
 
 class Pipeline:
@@ -139,16 +153,26 @@ class Pipeline:
         self._has_sink = True
         return self
 
-    def start(self, on: Host | None = None, *, checkpoint: CheckpointOptions | None = None) -> Job:
+    def start(
+        self,
+        on: Host | None = None,
+        *,
+        checkpoint: CheckpointOptions | None = None,
+        dead_letters: Path | str | None = None,
+    ) -> Job:
         """Start the job and return it running.
 
         Args:
             on: moves every stage to one kind of host.
             checkpoint: keeps the job's state, so that it survives failures of its tasks, as often
                 as the pipeline's ``options.restart`` allows, and goes on after it was killed.
+            dead_letters: a SQLite file that keeps them, for ``sagert dlq``; without one they are
+                in the result only.
 
         Raises:
             CheckpointError: the store cannot be used, or its checkpoint is of another pipeline.
+            DeadLetterStoreError: the file for dead letters cannot be used.
+            DependencyError: this machine lacks what a host needs; the message says the remedy.
             PipelineError: there is no source or no sink.
             TaskStartError: a host cannot take its task.
         """
@@ -163,17 +187,22 @@ class Pipeline:
             self.ray_options,
             restart=self.options.restart,
             checkpoint=checkpoint,
+            dead_letters=dead_letters,
         ).start()
 
     def run(
-        self, on: Host | None = None, *, checkpoint: CheckpointOptions | None = None
+        self,
+        on: Host | None = None,
+        *,
+        checkpoint: CheckpointOptions | None = None,
+        dead_letters: Path | str | None = None,
     ) -> JobResult:
         """Run the job to its end; see :meth:`start`.
 
         Raises:
             JobFailed: a task failed; the first error is the cause.
         """
-        with self.start(on, checkpoint=checkpoint) as job:
+        with self.start(on, checkpoint=checkpoint, dead_letters=dead_letters) as job:
             return job.result()
 
     def _add(self, kind: str, recipe: OperatorFactory, stage: StageOptions) -> Self:
@@ -189,11 +218,8 @@ class Pipeline:
             raise InvalidOption(
                 f"{name}: parallelism={parallelism!r} is not allowed; expected an int from 1"
             )
-        options = replace(
-            self.options,
-            worker_threads=stage.get("worker_threads", self.options.worker_threads),
-            error_policy=ErrorPolicy(stage.get("error_policy", self.options.error_policy)),
-        )
+        given = {key: value for key, value in stage.items() if key not in _OF_THE_STAGE}
+        options = task_options({**_as_mapping(self.options), **given})
         self.stages.append(
             Stage(
                 name=name,
@@ -239,6 +265,10 @@ def _recipe(
             f"{operator!r} is no operator; pass a function, an operator class or an OperatorFactory"
         )
     return OperatorFactory(for_functions, operator)
+
+
+def _as_mapping(options: TaskOptions) -> dict[str, Any]:
+    return {name: getattr(options, name) for name in OPTION_NAMES}
 
 
 def _checked_name(what: str, name: str) -> str:

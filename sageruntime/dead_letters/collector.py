@@ -1,0 +1,72 @@
+"""DeadLetterCollector: takes the dead letters of a running job out of the queue of its tasks."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import TYPE_CHECKING
+
+from sagequeue import create_queue
+from sagequeue.errors import ShutDown
+from sagequeue.protocol import Queue
+from sageruntime.errors import DeadLetterStoreError
+
+if TYPE_CHECKING:
+    from sagequeue.adapter import Scope
+    from sageruntime.dead_letters.store import DeadLetterStore
+    from sageruntime.task.error_policy import DeadLetter
+
+_logger = logging.getLogger("sageruntime.dead_letters")
+
+
+class DeadLetterCollector:
+    """The queue that tasks put dead letters in, and the thread that takes them out of it.
+
+    Args:
+        name: of the queue.
+        scope: how far away the tasks are.
+        job: whose letters they are.
+        store: where they go, and which is closed with the collector; without one they are kept
+            here.
+
+    Attributes:
+        queue: for the tasks.
+        letters: those that are in no store: all if there is none, or what one did not take.
+    """
+
+    def __init__(self, name: str, scope: Scope, job: str, store: DeadLetterStore | None) -> None:
+        self.queue: Queue[DeadLetter] = create_queue(name=name, scope=scope)
+        self.letters: list[DeadLetter] = []
+        self._job = job
+        self._store = store
+        self._thread = threading.Thread(target=self._collect, name=name, daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Take what is left and give the queue and the store back; may be repeated."""
+        if self._thread.is_alive():
+            self.queue.shutdown()
+        self._thread.join()
+        self.queue.close()
+        if self._store is not None:
+            self._store.close()
+
+    def _collect(self) -> None:
+        while True:
+            try:
+                letters = self.queue.get_many()
+            except ShutDown:
+                return
+            if not self._stored(letters):
+                self.letters += letters
+
+    def _stored(self, letters: list[DeadLetter]) -> bool:
+        if self._store is None:
+            return False
+        try:
+            self._store.add(self._job, letters)
+        except DeadLetterStoreError as error:
+            # the tasks must not have to wait for a disk that is full
+            _logger.error("%d dead letters are in the job's result only: %s", len(letters), error)
+            return False
+        return True
