@@ -6,7 +6,7 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,8 @@ from sageruntime.errors import DownstreamClosed, JobFailed
 from sageruntime.factory.task_factory import Host, create_task
 from sageruntime.job_result import JobResult, StageSummary, progress_of, summary_of
 from sageruntime.metrics import JobMetrics, StageMetrics
+from sageruntime.observation import Observation, Observer
+from sageruntime.profiling import StackProfile
 from sageruntime.recovery import CheckpointOptions, RestartPolicy
 from sageruntime.recovery.coordinator import Coordinator
 from sageruntime.stage import Stage
@@ -43,6 +45,7 @@ class Job:
         restart: with checkpoints, how often the job may go back to the latest; without, each task
             is restarted by the policy of its own options.
         checkpoint: whether and where checkpoints are kept.
+        observation: how it is watched.
         dead_letters: a SQLite file for them; without one they are in the result only.
     """
 
@@ -54,6 +57,7 @@ class Job:
         *,
         restart: RestartPolicy | None = None,
         checkpoint: CheckpointOptions | None = None,
+        observation: Observation | None = None,
         dead_letters: Path | str | None = None,
     ) -> None:
         self.name = name
@@ -62,6 +66,9 @@ class Job:
         self._coordinator: Coordinator | None = None
         self.stages = list(stages)
         self._ray_options = dict(ray_options or {})
+        self._observation = observation or Observation()
+        interval = min(stage.options.monitoring_interval for stage in self.stages)
+        self._observer = Observer(name, self._observation, self.measure, interval)
         self._prefix = f"{name}-{secrets.token_hex(4)}"
         self._tasks: list[list[BaseTask]] = []
         self._changed = threading.Condition()
@@ -78,6 +85,7 @@ class Job:
         Raises:
             DependencyError: this machine lacks what a host needs.
             DeadLetterStoreError: the file for dead letters cannot be used.
+            MonitoringError: the job cannot be watched as it was asked for.
             TaskStartError: a host cannot take its task.
             Exception: what an operator's constructor raises on a thread.
         """
@@ -87,6 +95,7 @@ class Job:
             sum(stage.parallelism for stage in self.stages if stage.host != "thread"),
         )
         try:
+            self._observer.start()
             if any(stage.host == "ray" for stage in self.stages):
                 from sageruntime.task.ray_task import connect
 
@@ -127,6 +136,18 @@ class Job:
     def progress(self) -> list[StageSummary]:
         """What each stage has done so far, without latencies."""
         return [progress_of(stage, tasks) for stage, tasks in zip(self.stages, self._tasks)]
+
+    @property
+    def prometheus_port(self) -> int | None:
+        """Where metrics are served for Prometheus, while they are."""
+        return self._observer.prometheus_port
+
+    def add_metrics_listener(self, listener: Callable[[JobMetrics], object]) -> None:
+        """Call ``listener(metrics)`` every ``monitoring_interval``, and a last time at the end.
+
+        It is called in a thread of its own. One that raises is logged and not called again.
+        """
+        self._observer.add_listener(listener)
 
     def measure(self) -> JobMetrics:
         """What is measured of the job, as it is now; it may be asked for at any time."""
@@ -178,6 +199,7 @@ class Job:
             task.cleanup(grace=0)
         if self._dead_letters is not None:
             self._dead_letters.close()
+        self._observer.close(self._profiles())
         if self._started_ray:
             from sageruntime.task.ray_task import disconnect
 
@@ -211,6 +233,9 @@ class Job:
             index=index,
             parallelism=stage.parallelism,
             upstreams=before.parallelism if before else 0,
+            job=self.name,
+            profile=self._observation.profile is not None,
+            tracing=self._observation.tracing,
         )
         options = {name: getattr(stage.options, name) for name in OPTION_NAMES}
         if stage.host == "ray":
@@ -244,6 +269,18 @@ class Job:
         keyed = {f"{task.ctx.stage}/{task.ctx.index}": task for task in self._all_tasks()}
         sources = [f"{task.ctx.stage}/{task.ctx.index}" for task in self._tasks[0]]
         self._coordinator.adopt(keyed, sources)
+
+    def _profiles(self) -> dict[str, StackProfile]:
+        """What was seen of the stages whose tasks have ended, and have been profiled."""
+        profiles = {
+            stage.name: StackProfile.merged(
+                profile
+                for task in tasks
+                if task.state.ended and (profile := task.get_report().profile) is not None
+            )
+            for stage, tasks in zip(self.stages, self._tasks)
+        }
+        return {stage: profile for stage, profile in profiles.items() if profile.seconds}
 
     def _notice(self, task: BaseTask) -> None:
         with self._changed:

@@ -13,6 +13,7 @@ from sageruntime.factory.operator_factory import OperatorFactory
 from sageruntime.factory.task_factory import Host
 from sageruntime.job import Job
 from sageruntime.job_result import JobResult
+from sageruntime.observation import Observation, ObserveOptions
 from sageruntime.operator import (
     BaseOperator,
     CollectSink,
@@ -159,6 +160,7 @@ class Pipeline:
         *,
         checkpoint: CheckpointOptions | None = None,
         dead_letters: Path | str | None = None,
+        **observe: Unpack[ObserveOptions],
     ) -> Job:
         """Start the job and return it running.
 
@@ -168,11 +170,14 @@ class Pipeline:
                 as the pipeline's ``options.restart`` allows, and goes on after it was killed.
             dead_letters: a SQLite file that keeps them, for ``sagert dlq``; without one they are
                 in the result only.
+            observe: ``prometheus_port``, ``profile`` and ``tracing``: see
+                :class:`~sageruntime.observation.ObserveOptions`.
 
         Raises:
             CheckpointError: the store cannot be used, or its checkpoint is of another pipeline.
             DeadLetterStoreError: the file for dead letters cannot be used.
             DependencyError: this machine lacks what a host needs; the message says the remedy.
+            MonitoringError: the job cannot be watched as it was asked for.
             PipelineError: there is no source or no sink.
             TaskStartError: a host cannot take its task.
         """
@@ -188,6 +193,7 @@ class Pipeline:
             restart=self.options.restart,
             checkpoint=checkpoint,
             dead_letters=dead_letters,
+            observation=Observation(**observe),
         ).start()
 
     def run(
@@ -196,13 +202,14 @@ class Pipeline:
         *,
         checkpoint: CheckpointOptions | None = None,
         dead_letters: Path | str | None = None,
+        **observe: Unpack[ObserveOptions],
     ) -> JobResult:
         """Run the job to its end; see :meth:`start`.
 
         Raises:
             JobFailed: a task failed; the first error is the cause.
         """
-        with self.start(on, checkpoint=checkpoint, dead_letters=dead_letters) as job:
+        with self.start(on, checkpoint=checkpoint, dead_letters=dead_letters, **observe) as job:
             return job.result()
 
     def _add(self, kind: str, recipe: OperatorFactory, stage: StageOptions) -> Self:

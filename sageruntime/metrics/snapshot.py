@@ -189,7 +189,9 @@ class JobMetrics(Figures, frozen=True, kw_only=True):
             for task in stage.tasks
             if task.process is not None
         }
-        figures = {**_sum(stages), "end_to_end": stages[-1].end_to_end}
+        figures = _sum(stages)
+        if stages:
+            figures["end_to_end"] = stages[-1].end_to_end
         return cls(
             job=job,
             at=at,
