@@ -116,9 +116,9 @@ static void widen_redelivery(sq_queue *queue, uint64_t position) {
     }
 }
 
-/* Claimed by the dead and never released: to be delivered again; a tombstone is just released.
- * False when a living participant's intent covers a position too. */
-static bool return_claims(sq_queue *queue, uint32_t dead) {
+/* Claimed by the dead and never released: to be delivered again, which is news; a tombstone is just
+ * released. False when a living participant's intent covers a position too. */
+static bool return_claims(sq_queue *queue, uint32_t dead, bool *news) {
     uint64_t intent =
         atomic_load_explicit(&entry_of(queue, dead)->take_intent, memory_order_acquire);
     uint64_t head = atomic_load_explicit(&queue->header->head, memory_order_seq_cst);
@@ -143,8 +143,10 @@ static bool return_claims(sq_queue *queue, uint32_t dead) {
         }
         uint64_t settled_word = committed ? sq_sequence(queue, position, SQ_REDELIVER)
                                           : sq_sequence(queue, position + next_turn, SQ_EMPTY_SLOT);
-        atomic_compare_exchange_strong_explicit(word, &sequence, settled_word, memory_order_acq_rel,
-                                                memory_order_relaxed);
+        if (atomic_compare_exchange_strong_explicit(word, &sequence, settled_word,
+                                                    memory_order_acq_rel, memory_order_relaxed)) {
+            *news |= committed;
+        }
     }
     return settled;
 }
@@ -215,9 +217,14 @@ static bool settle_participant(sq_queue *queue, uint32_t index, uint64_t identit
     sq_participant *entry = entry_of(queue, index);
     /* chunks first: once a slot is to be delivered again, it no longer tells what was in flight */
     sq_settle_chunks(queue, index + 1);
+    bool news = false;
     bool settled = bury_reservations(queue, index);
-    settled &= return_claims(queue, index);
-    sq_announce_returned(queue);
+    settled &= return_claims(queue, index, &news);
+    /* Once all is settled in any case: another recoverer may have died before it said so. Before,
+     * only what there is: whoever waits for the end of a queue looks again after news. */
+    if (settled || news) {
+        sq_announce_returned(queue);
+    }
     if (!settled) {
         return false; /* it keeps its entry and intents until the next look */
     }

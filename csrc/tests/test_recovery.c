@@ -1,6 +1,7 @@
 /* Deaths, each at a place where it hurts: what the dying process did until then is done by hand,
  * then it is killed, and the survivor must get everything, once, or flagged. */
 #include "messages.h"
+#include "process.h"
 
 static sq_queue queue; /* the survivor's handle */
 
@@ -171,6 +172,40 @@ static void a_stale_intent_of_the_living_only_delays(void) {
     finish();
 }
 
+/* That one, stopped where it stands, keeps nobody from seeing the end; it gets the messages. */
+static void a_stale_intent_of_the_living_at_the_end(void) {
+    open_queue(MPMC);
+    put_messages(&queue, 0, 0, 2, &INLINE_BODIES);
+    kill_after(claim_and_die);
+    sq_shutdown(&queue, false);
+    sq_queue other;
+    CHECK(sq_queue_attach(&other, queue.file_name) == SQ_OK);
+    atomic_store(&other.self->take_intent, sq_intent(0, 2));
+    uint64_t value;
+    CHECK(take_value(&queue, &value) == SQ_CLOSED);
+    atomic_store(&other.self->take_intent, 0);
+    for (uint64_t number = 0; number < 2; number++) {
+        message m;
+        CHECK(take_message(&other, &m) == 1 && m.number == number);
+    }
+    CHECK(take_value(&other, &value) == SQ_CLOSED);
+    close_queue(&other);
+    close_queue(&queue);
+}
+
+/* As if its pid had come to us meanwhile: it is told by the time it started. */
+static void one_whose_pid_we_bear_now(void) {
+    open_queue(MPMC);
+    put_messages(&queue, 0, 0, 3, &INLINE_BODIES);
+    kill_after(claim_and_die);
+    sq_participant *dead = sq_segment_participant(&queue.segment, 1);
+    CHECK(sq_process_pid(atomic_load(&dead->identity)) != (uint32_t)getpid());
+    atomic_store(&dead->identity, sq_process_identity() - (UINT64_C(1) << 22));
+    CHECK(sq_recover(&queue, 0) == 1);
+    expect(0, 3, 2);
+    finish();
+}
+
 static void a_claim(void) {
     a_claim_of(&INLINE_BODIES);
 }
@@ -203,6 +238,8 @@ int main(void) {
         TEST(a_recoverer),
         TEST(a_sleeper),
         TEST(a_stale_intent_of_the_living_only_delays),
+        TEST(a_stale_intent_of_the_living_at_the_end),
+        TEST(one_whose_pid_we_bear_now),
     };
     return RUN_TESTS(tests);
 }
