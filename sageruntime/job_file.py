@@ -12,9 +12,6 @@ from sageruntime.factory.operator_factory import OperatorFactory, find_operator
 from sageruntime.operator import BaseOperator
 from sageruntime.pipeline import Pipeline
 
-# What Pipeline's methods take by the same name.
-_AS_IT_IS = {"name", "parallelism", "on", "worker_threads", "error_policy"}
-
 
 def pipeline_of(job: JobConfig, folder: Path) -> Pipeline:
     """The pipeline a job file describes; ``folder`` is where its own modules are.
@@ -31,7 +28,10 @@ def pipeline_of(job: JobConfig, folder: Path) -> Pipeline:
 
 def _add(pipeline: Pipeline, stage: StageConfig, position: int, folder: Path) -> None:
     operator = find_operator(stage.operator, folder)
-    options = stage.model_dump(include=_AS_IT_IS, exclude_unset=True)
+    options = stage.model_dump(
+        include={"name", "parallelism", "on"}, exclude_unset=True, exclude_none=True
+    )
+    options.update(stage.task_options(pipeline.options))
     if stage.kind == "key_by":
         unused = sorted(options.keys() - {"name"})
         if unused:

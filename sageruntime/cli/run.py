@@ -47,7 +47,7 @@ def run(
             raise ConfigError([f"--on {on}: expected one of {', '.join(get_args(Host))}"])
         job_config = load_job(job_file, dict(_argument(text) for text in with_ or ()))
         pipeline = pipeline_of(job_config, job_file.parent)
-        with pipeline.start(on) as job:  # type: ignore[arg-type]
+        with pipeline.start(on, **job_config.start_options()) as job:  # type: ignore[arg-type]
             progress.follow(job)
             result = job.result()
     summary.show(result, job_config.result, output)

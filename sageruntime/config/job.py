@@ -6,11 +6,16 @@ from typing import Annotated, Any, get_args
 
 from pydantic import AfterValidator, ConfigDict, Field, WithJsonSchema
 
+from sageruntime.config.policies import RestartConfig, RetryConfig, merged_policies
 from sageruntime.config.section import Section
-from sageruntime.config.settings import ErrorPolicyName, RestartConfig, RetryConfig, Settings
+from sageruntime.config.settings import ErrorPolicyName, Settings
 from sageruntime.config.units import Seconds
 from sageruntime.errors import RuntimeTaskError
 from sageruntime.factory.task_factory import Host, find_task
+from sageruntime.task.options import TaskOptions
+
+# Options of the tasks that are the stage's own as they are given.
+_OPTIONS = {"worker_threads", "error_policy", "processing_timeout", "max_concurrency"}
 
 KINDS = ("source", "map", "filter", "flat_map", "key_by", "sink")
 
@@ -73,7 +78,18 @@ class StageConfig(Section):
     restart: RestartConfig | None = None
     """Instead of those keys of `task.restart` that are given here."""
     processing_timeout: Seconds | None = None
-    """Instead of `performance.processing_timeout`."""
+    """Instead of `performance.processing_timeout`; `null` is no limit."""
+    max_concurrency: int | None = Field(None, ge=1)
+    """Instead of `performance.max_concurrency`."""
+
+    def task_options(self, options: TaskOptions) -> dict[str, Any]:
+        """What this stage says instead of ``options``."""
+        given = {
+            key: value
+            for key, value in self.model_dump(include=_OPTIONS, exclude_unset=True).items()
+            if value is not None or key == "processing_timeout"
+        }
+        return {**given, **merged_policies(options, self.retry, self.restart, ())}
 
     @property
     def kind(self) -> str:
@@ -116,3 +132,10 @@ class JobConfig(Settings):
     stages: list[StageConfig] = Field(min_length=2)
     """From the source to the sink."""
     result: ResultConfig = ResultConfig()
+
+    def model_post_init(self, context: Any) -> None:
+        """Check what concerns more than one section."""
+        super().model_post_init(context)
+        options = self.task_options()
+        for position, stage in enumerate(self.stages):
+            merged_policies(options, stage.retry, stage.restart, ("stages", position))

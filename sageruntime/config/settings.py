@@ -7,9 +7,10 @@ from typing import Any, Literal
 from pydantic import Field
 from pydantic_core import PydanticCustomError
 
+from sageruntime.config.policies import RestartConfig, RetryConfig, merged_policies
 from sageruntime.config.section import Section
-from sageruntime.config.units import Bytes, Delay, Seconds
-from sageruntime.recovery import RestartPolicy, RetryPolicy
+from sageruntime.config.units import Bytes, Seconds
+from sageruntime.recovery import CheckpointOptions, RestartPolicy, RetryPolicy
 from sageruntime.task.error_policy import ErrorPolicy
 from sageruntime.task.options import TaskOptions
 
@@ -38,40 +39,6 @@ class RayTaskConfig(Section):
     """Memory each actor occupies, such as `1GB`."""
 
 
-class RetryConfig(Section):
-    """How a packet is tried again under the error policy `retry`."""
-
-    attempts: int = Field(RetryPolicy.attempts, ge=1)
-    """How often the operator sees the packet at most, the first time included."""
-    backoff: Delay = RetryPolicy.backoff
-    """Time before the second attempt; doubled before each further one."""
-    max_backoff: Delay = RetryPolicy.max_backoff
-    """Most time between two attempts."""
-    then: Literal["fail", "skip", "dead_letter"] = "fail"
-    """What becomes of a packet that failed every time."""
-
-    def model_post_init(self, context: Any) -> None:
-        """Check the values together."""
-        RetryPolicy(**self.model_dump())
-
-
-class RestartConfig(Section):
-    """How often a task that failed, or whose process died, is started again."""
-
-    max_restarts: int = Field(RestartPolicy.max_restarts, ge=0)
-    """Restarts within any `window`; one more failure ends the job."""
-    window: Seconds = RestartPolicy.window
-    """The time in which restarts are counted."""
-    backoff: Delay = RestartPolicy.backoff
-    """Time before the first restart of a series; doubled before each further one."""
-    max_backoff: Delay = RestartPolicy.max_backoff
-    """Most time before a restart."""
-
-    def model_post_init(self, context: Any) -> None:
-        """Check the values together."""
-        RestartPolicy(**self.model_dump())
-
-
 class TaskConfig(Section):
     """The tasks: their hosts, and what they do about failures."""
 
@@ -81,6 +48,10 @@ class TaskConfig(Section):
     """What becomes of a packet the operator fails on."""
     retry: RetryConfig = RetryConfig()
     restart: RestartConfig = RestartConfig()
+
+    def model_post_init(self, context: Any) -> None:
+        """Check the values of the policies together."""
+        merged_policies(TaskOptions(), self.retry, self.restart, ())
 
 
 class PerformanceConfig(Section):
@@ -108,11 +79,26 @@ class DeadLettersConfig(Section):
     only. Relative to the working directory."""
 
 
+class CheckpointConfig(Section):
+    """The state of the job, kept while it runs."""
+
+    store: str | None = None
+    """A SQLite file, or `folder:` and a folder, that keeps checkpoints. Without one there are none.
+    Relative to the working directory."""
+    interval: Seconds = CheckpointOptions.interval
+    """Time between two checkpoints."""
+    keep: int = Field(CheckpointOptions.keep, ge=1)
+    """How many checkpoints are kept, the latest included."""
+    resume: bool = CheckpointOptions.resume
+    """Go on where a run of this job that did not end had got to; `false` begins anew."""
+
+
 class Settings(Section):
     """Everything but the stages."""
 
     task: TaskConfig = TaskConfig()
     performance: PerformanceConfig = PerformanceConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
     dead_letters: DeadLettersConfig = DeadLettersConfig()
 
     def model_post_init(self, context: Any) -> None:
@@ -135,6 +121,16 @@ class Settings(Section):
             retry=RetryPolicy(**self.task.retry.model_dump()),
             restart=RestartPolicy(**self.task.restart.model_dump()),
         )
+
+    def start_options(self) -> dict[str, Any]:
+        """What :meth:`~sageruntime.Pipeline.start` takes of these settings."""
+        checkpoint = self.checkpoint
+        return {
+            "checkpoint": CheckpointOptions(**checkpoint.model_dump())
+            if checkpoint.store
+            else None,
+            "dead_letters": self.dead_letters.file,
+        }
 
     def ray_options(self) -> dict[str, Any]:
         """What a task on Ray takes beside them."""

@@ -17,7 +17,8 @@ from sageruntime import TaskOptions
 from sageruntime.config import load_job, load_settings
 from sageruntime.config.reference import job_schema, options_table
 from sageruntime.errors import ConfigError
-from sageruntime.recovery import RestartPolicy, RetryPolicy
+from sageruntime.job_file import pipeline_of
+from sageruntime.recovery import CheckpointOptions, RestartPolicy, RetryPolicy
 from sageruntime.task import ErrorPolicy
 
 ROOT = Path(__file__).parents[2]
@@ -113,6 +114,52 @@ def test_every_option_of_a_task_can_be_configured(
     assert getattr(load_settings(write(text)).task_options(), name) == value
 
 
+def test_a_stage_has_its_own(write: Any) -> None:
+    job = load_job(
+        write("""
+            name: job
+            task: {error_policy: skip, retry: {attempts: 9, max_backoff: 60s}}
+            performance: {processing_timeout: 30s}
+            stages:
+              - source: collections:Counter
+              - map: builtins:str
+              - map: builtins:str
+                worker_threads: 2
+                max_concurrency: 3
+                error_policy: retry
+                retry: {backoff: 20s, then: dead_letter}
+                restart: {max_restarts: 1}
+                processing_timeout: null
+              - sink: collect
+                error_policy: null
+        """)
+    )
+    _, inherits, own, sink = (stage.options for stage in pipeline_of(job, Path()).stages)
+    assert inherits == sink == job.task_options()
+    assert own == TaskOptions(
+        worker_threads=2,
+        max_concurrency=3,
+        processing_timeout=None,
+        error_policy=ErrorPolicy.RETRY,
+        retry=RetryPolicy(9, 20.0, 60.0, "dead_letter"),
+        restart=RestartPolicy(1),
+    )
+
+
+def test_what_a_job_is_started_with(write: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = """
+        checkpoint: {store: "folder:states", interval: 500ms, keep: 5, resume: false}
+        dead_letters: {file: letters.db}
+    """
+    assert load_settings(write(text)).start_options() == {
+        "checkpoint": CheckpointOptions("folder:states", 0.5, 5, False),
+        "dead_letters": "letters.db",
+    }
+    assert load_settings().start_options() == {"checkpoint": None, "dead_letters": None}
+    monkeypatch.setenv("SAGERT_CHECKPOINT__STORE", "other.db")
+    assert load_settings().start_options()["checkpoint"] == CheckpointOptions("other.db")
+
+
 def test_what_is_not_configured_is_as_the_code_has_it() -> None:
     assert load_settings().task_options() == TaskOptions()
 
@@ -158,6 +205,7 @@ def test_what_is_no_size(write: Any, text: str) -> None:
         ("a: 1\n", ":1: a: unknown key"),
         ("task:\n  retry:\n    backoff: 20s\n", ":2: task.retry: .*max_backoff, which is 10"),
         ("task:\n  restart:\n    window: 0\n", ":3: task.restart.window: "),
+        ("checkpoint: {keep: 0}", ":1: checkpoint.keep: "),
         (
             "task:\n  local: {queue_maxsize: 50}\nperformance:\n  batch_size: 60\n",
             ":4: performance.batch_size: 60 is more than task.local.queue_maxsize, which is 50",
@@ -171,6 +219,13 @@ def test_mistakes(write: Any, text: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said) as caught:
         load_settings(path)
     assert str(caught.value).startswith(str(path))
+
+
+def test_policies_of_a_stage_have_to_fit_those_of_the_job(write: Any) -> None:
+    text = STAGES.replace("a:b", "a:b\n    retry: {backoff: 20s}")
+    with pytest.raises(ConfigError, match=r":4: stages\[0\].retry: .*max_backoff, which is 10"):
+        load_job(write(text))
+    load_job(write(text + "task: {retry: {max_backoff: 20s}}"))
 
 
 def test_the_environment_overrides_the_file(write: Any, monkeypatch: pytest.MonkeyPatch) -> None:
