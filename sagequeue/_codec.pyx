@@ -544,12 +544,15 @@ cdef object decode_array(const unsigned char *data, uint64_t size, object source
         elements *= extent
     if elements * dtype.itemsize != size - header.data_offset:
         raise CorruptSegment(f"an array message has {size} bytes, but shape {shape} of {dtype}")
-    if source is not None:
-        return numpy.ndarray(
-            shape, dtype, buffer=source, offset=header.data_offset,
-            order="F" if header.fortran else "C",
-        )
-    array = numpy.empty(shape, dtype, "F" if header.fortran else "C")
+    order = "F" if header.fortran else "C"
+    try:
+        if source is not None:
+            return numpy.ndarray(
+                shape, dtype, buffer=source, offset=header.data_offset, order=order
+            )
+        array = numpy.empty(shape, dtype, order)
+    except ValueError as error:  # no elements, but such extents as no array has
+        raise CorruptSegment(f"an array message has shape {shape}: {error}") from error
     if size > header.data_offset:
         held = HeldBuffer.of(
             array.view("i8") if dtype.kind in "mM" else array, PyBUF_ANY_CONTIGUOUS | PyBUF_WRITABLE

@@ -800,8 +800,13 @@ cdef class SharedQueue:
             raise MemoryError()
         try:
             count = self.take(taken, most, True, block, deadline)
-            for i in range(count):
-                leases.append(Lease.of(self, <sq_taken *> (taken + i * stride)))
+            while count > 0:
+                for i in range(count):
+                    leases.append(Lease.of(self, <sq_taken *> (taken + i * stride)))
+                most -= count
+                count = 0
+                if most > 0:  # what is delivered again comes one at a time
+                    sq_claim(&self.queue, taken, most, &count)
         finally:
             PyMem_Free(taken)
         return leases

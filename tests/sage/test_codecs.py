@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+import mmap
 import multiprocessing as mp
+import struct
 import sys
 import threading
 import time
@@ -262,3 +265,56 @@ def test_threads_that_pickle_at_the_same_time() -> None:
             assert [type(item) for item in queue.get_many(4000)] == [Reduced] * 4000
     finally:
         sys.setswitchinterval(interval)
+
+
+@st.composite
+def bodies(draw: st.DrawFn) -> tuple[int, bytes]:
+    """A tag and a body. No pickle: unpickling what a stranger wrote is safe for nobody."""
+    tag = draw(st.integers(0, 40).filter(lambda tag: tag != 10))
+    if tag == 11:  # a pickle, here of no bytes, and its buffers
+        count, *sizes = draw(st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=8))
+        small = draw(st.booleans())
+        count, sizes = (len(sizes), [size % 64 for size in sizes]) if small else (count, sizes)
+        return tag, struct.pack(f"<QQ{len(sizes)}Q", count % 2**32, 0, *sizes) + bytes(112)
+    if tag == 9:  # an array: dimensions, order, length of the dtype's name, offset of the data
+        head = draw(st.tuples(*[st.integers(0, 255)] * 4, st.integers(0, 2**32 - 1)))
+        shape = draw(st.lists(st.integers(-(2**63), 2**63 - 1), max_size=3))
+        small = draw(st.booleans())
+        if small:
+            head, shape = (len(shape), 0, 3, 0, 64), [extent % 5 for extent in shape]
+        elif draw(st.booleans()):  # nothing in it, however large
+            head, shape = (len(shape), 0, 3, 0, 112), [0, *shape[1:]]
+        name = draw(st.sampled_from([b"<i8", b"<f4", b"|O8", b"<M8", b"|S0"]))
+        return tag, struct.pack(f"<4BI{len(shape)}q", *head, *shape) + name + bytes(112)
+    return tag, draw(st.binary(max_size=112))
+
+
+@pytest.mark.parametrize("claim", [False, True], ids=["get", "claim"])
+def test_whatever_a_body_holds_it_is_an_item_or_an_error(claim: bool) -> None:
+    with SageQueue[Any](capacity=2) as queue:
+        with open(f"/dev/shm/sagequeue-{queue.name}", "r+b") as file:
+            segment = mmap.mmap(file.fileno(), 1 << 16)
+        (slots,) = struct.unpack_from("<Q", segment, 72)
+        position = 0
+
+        @settings(max_examples=400, derandomize=True, deadline=None)
+        @given(bodies())
+        def put_and_get(message: tuple[int, bytes]) -> None:
+            nonlocal position
+            tag, body = message[0], message[1][:112]
+            queue.put(body)
+            segment[slots + position % 2 * 128 + 12] = tag
+            position += 1
+            with contextlib.suppress(CorruptSegment, DecodeError):
+                if claim:
+                    lease = queue.claim()
+                    try:
+                        repr(lease.item)
+                    finally:
+                        lease.release()
+                else:
+                    repr(queue.get())
+            assert queue.empty()
+
+        put_and_get()
+        segment.close()
