@@ -103,9 +103,6 @@ class LatencyHistogram:
     def __len__(self) -> int:
         return sum(self._buckets.copy().values())
 
-    def __reduce__(self) -> tuple[object, ...]:
-        return LatencyHistogram, (self._buckets.copy(), self._total_ns)
-
     def _percentiles(self, percents: Sequence[float]) -> list[float | None]:
         buckets = sorted(self._buckets.copy().items())
         if not buckets:

@@ -62,6 +62,7 @@ class ProcessTask(RemoteTask):
                 control.close()
                 process.close()
                 self._process = None
+        self._monitor.close()
         self.input_buffer.close()
 
     def _launch(self, blueprint: bytes) -> None:

@@ -66,6 +66,7 @@ class RayTask(RemoteTask):
             self._kill()
             self._follower.join()
             self._actor = None
+        self._monitor.close()
         self.input_buffer.close()
 
     def _launch(self, blueprint: bytes) -> None:

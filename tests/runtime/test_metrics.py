@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import logging
+import os
 import pickle
+import queue
+import subprocess
+import sys
 import threading
 import time
 import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
+import cloudpickle
 import msgspec
 import pytest
 from hdrh.histogram import HdrHistogram
@@ -17,7 +22,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from sageruntime import TaskContext
+from sageruntime import (
+    BaseOperator,
+    LocalTask,
+    OperatorFactory,
+    Packet,
+    Pipeline,
+    TaskContext,
+    TaskOptions,
+)
 from sageruntime.errors import MonitoringError
 from sageruntime.metrics import (
     JobMetrics,
@@ -32,6 +45,11 @@ from sageruntime.metrics import (
     TimeSpent,
 )
 from sageruntime.metrics.prometheus import PrometheusExporter
+from sageruntime.recovery import RestartPolicy
+from sageruntime.task.process_task import ProcessTask
+
+# Ray's workers cannot import this module: what they need of it travels by value.
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 DURATIONS = st.lists(
     st.tuples(st.integers(1000, 3_600_000_000_000), st.integers(1, 200)), min_size=1, max_size=50
@@ -299,3 +317,222 @@ def test_a_port_that_is_taken() -> None:
             PrometheusExporter(a_job, port=70_000)
     finally:
         exporter.close()
+
+
+@pytest.fixture(params=["thread", "process", "ray"])
+def on(request: pytest.FixtureRequest) -> Any:
+    if request.param == "ray":
+        request.getfixturevalue("ray_cluster")
+    return request.param
+
+
+class Picky(BaseOperator):
+    def process(self, packet: Packet) -> Packet:
+        if packet.payload % 10 == 3:
+            raise ValueError("a three")
+        return packet
+
+
+def test_a_job_is_measured(on: Any) -> None:
+    options = TaskOptions(monitoring_interval=0.05, batch_size=10)
+    pipeline = Pipeline("measured", options=options).source(range(1000), name="read")
+    pipeline.map(Picky, name="pick", parallelism=2, worker_threads=2, error_policy="skip")
+    metrics = pipeline.sink(name="write").run(on).metrics
+    read, pick, write = metrics.stages
+    assert [read.processed, read.emitted] == [1000, 1000]
+    assert [pick.processed, pick.emitted, pick.errors] == [900, 900, 100]
+    assert [write.processed, write.emitted, write.errors] == [900, 0, 0]
+    assert read.latency.count == read.end_to_end.count == 0
+    assert [pick.latency.count, write.latency.count] == [1000, 900]
+    assert metrics.end_to_end == write.end_to_end
+    assert (write.end_to_end.p50 or 0) >= (write.latency.p50 or 0) > 0
+    assert metrics.processed == 2800
+    for task in (task for stage in metrics.stages for task in stage.tasks):
+        assert task.host == on
+        assert task.state == "stopped"
+        assert task.queue_depth == 0
+        assert task.mean_packets_per_second == pytest.approx(task.processed / task.seconds)
+        assert task.cpu_seconds > 0
+        assert 0 < task.time_spent.total < 1.2 * task.seconds
+        assert sum(thread.processed for thread in task.threads) == task.processed
+        assert sum(thread.cpu_seconds for thread in task.threads) == pytest.approx(task.cpu_seconds)
+    assert [len(task.threads) for task in pick.tasks] == [3, 3]
+    pids = {process.pid for process in metrics.processes}
+    if on == "thread":
+        assert pids == {os.getpid()}
+    else:
+        assert len(pids) == 4
+        assert os.getpid() not in pids
+    assert metrics.rss > len(pids) << 20
+
+
+class Retried(BaseOperator):
+    """Fails on each packet until it has been tried often enough."""
+
+    tries = 0
+
+    def process(self, packet: Packet) -> Packet:
+        self.tries += 1
+        if self.tries % 3:
+            raise ValueError("not yet")
+        return packet
+
+
+def test_retries_are_counted_in_every_host(on: Any) -> None:
+    pipeline = Pipeline("retried").source(range(5))
+    pipeline.map(Retried, name="try", error_policy="retry")
+    attempts = pipeline.sink().run(on).metrics.stages[1]
+    assert (attempts.retries, attempts.processed) == (10, 5)
+
+
+def test_latency_from_the_source_is_that_of_the_whole_way() -> None:
+    def slow(n: int) -> int:
+        time.sleep(0.05)
+        return n
+
+    options = TaskOptions(batch_size=1)
+    pipeline = Pipeline("way", options=options).source(range(4)).map(slow, name="slow").sink()
+    _, slow_stage, sink = pipeline.run().metrics.stages
+    # each packet waits for those before it
+    assert (sink.end_to_end.max or 0) >= 0.2 > (sink.latency.max or 0)
+    assert (sink.end_to_end.max or 0) >= 0.99 * (slow_stage.end_to_end.max or 0)
+    assert (slow_stage.latency.p50 or 0) >= 0.05
+
+
+def test_listeners_of_a_job(on: Any) -> None:
+    told: queue.SimpleQueue[JobMetrics] = queue.SimpleQueue()
+    more = threading.Event()
+
+    def numbers() -> Iterator[int]:
+        yield from range(1000)
+        more.wait(60)
+
+    options = TaskOptions(monitoring_interval=0.05)
+    pipeline = Pipeline("told", options=options).source(numbers if on == "thread" else range(1000))
+    with pipeline.map(lambda n: n).sink().start(on) as job:
+        job.add_metrics_listener(told.put)
+        seen = [told.get(timeout=60)]
+        if on == "thread":
+            while seen[-1].stages[-1].processed < 1000:
+                seen.append(told.get(timeout=60))
+        more.set()
+        result = job.result()
+    while not told.empty():
+        seen.append(told.get())
+    assert seen[-1].processed == result.metrics.processed == 3000
+    assert [one.at for one in seen] == sorted(one.at for one in seen)
+
+
+class Echo(BaseOperator):
+    def process(self, packet: Packet) -> None:
+        return None
+
+
+@pytest.mark.parametrize("kind", [LocalTask, ProcessTask])
+def test_listeners_of_a_task(kind: Any) -> None:
+    told: queue.SimpleQueue[MetricsSnapshot] = queue.SimpleQueue()
+    task = kind(TaskContext(f"told-{os.getpid()}"), OperatorFactory(Echo), monitoring_interval=0.02)
+    task.add_metrics_listener(told.put)
+    task.start_running()
+    for number in range(100):
+        task.put_packet(Packet(number))
+    snapshot = told.get(timeout=60)
+    while snapshot.processed < 100:
+        snapshot = told.get(timeout=60)
+    assert (snapshot.task, snapshot.host) == (task.name, task.host)
+    assert snapshot.latency.count == 100
+    task.stop()
+    task.cleanup()
+    while not told.empty():
+        snapshot = told.get()
+    assert snapshot.state == "stopped"
+
+
+def test_what_a_host_that_was_killed_had_counted_is_kept() -> None:
+    told: queue.SimpleQueue[MetricsSnapshot] = queue.SimpleQueue()
+    task = ProcessTask(
+        TaskContext(f"killed-{os.getpid()}"), OperatorFactory(Echo),
+        monitoring_interval=0.02, restart=RestartPolicy(max_restarts=1),
+    )  # fmt: skip
+    task.add_metrics_listener(told.put)
+    task.start_running()
+    try:
+        for number in range(100):
+            task.put_packet(Packet(number))
+        while told.get(timeout=60).processed < 100:
+            pass
+        task.kill_host()
+        while told.get(timeout=60).restarts < 1:
+            pass
+        for number in range(50):
+            task.put_packet(Packet(number))
+        assert task.stop(timeout=60)
+        snapshot = task.measure()
+    finally:
+        task.cleanup()
+    assert snapshot.restarts == 1
+    assert snapshot.processed >= 150  # what was not done may have been done twice
+    assert snapshot.latency.count == snapshot.processed
+    assert snapshot.mean_packets_per_second == pytest.approx(snapshot.processed / snapshot.seconds)
+
+
+def test_prometheus_scrapes_a_job_that_runs(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "sageruntime")
+    told: queue.SimpleQueue[JobMetrics] = queue.SimpleQueue()
+    more = threading.Event()
+
+    def numbers() -> Iterator[int]:
+        yield from range(1000)
+        more.wait(60)
+
+    options = TaskOptions(monitoring_interval=0.05)
+    pipeline = Pipeline("scraped", options=options).source(numbers, name="read")
+    pipeline.map(Picky, name="pick", on="process", parallelism=2, error_policy="skip")
+    pipeline.sink(name="write")
+    with pipeline.start(prometheus_port=0) as job:
+        port = job.prometheus_port
+        assert port
+        assert f"http://127.0.0.1:{port}/metrics" in caplog.text
+        job.add_metrics_listener(told.put)
+        while [stage.processed for stage in told.get(timeout=60).stages] != [1000, 900, 900]:
+            pass
+        samples = scrape(port)
+        more.set()
+        job.result()
+    assert job.prometheus_port is None
+    processed = samples["sageruntime_packets_processed_total"]
+    assert of(processed, job="scraped", stage="read", host="thread") == 1000
+    assert of(processed, stage="pick", host="process") == 900
+    assert of(processed, stage="write", host="thread") == 900
+    assert of(samples["sageruntime_errors_total"], stage="pick") == 100
+    assert of(samples["sageruntime_latency_seconds_count"], stage="pick") == 1000
+    assert of(samples["sageruntime_end_to_end_latency_seconds_count"], stage="write") == 900
+    assert of(samples["sageruntime_task_state"], state="running") == 4
+    assert of(samples["sageruntime_queue_depth"]) == 0
+    assert len(samples["sageruntime_process_resident_memory_bytes"]) == 3
+    assert of(samples["sageruntime_process_cpu_seconds_total"], pid=str(os.getpid())) > 0
+    with pytest.raises(OSError):
+        scrape(port)
+
+
+def test_a_port_that_is_taken_fails_the_start() -> None:
+    pipeline = Pipeline("taken").source(range(10)).sink()
+    exporter = PrometheusExporter(a_job, port=0)
+    try:
+        with pytest.raises(MonitoringError, match="choose another port"):
+            pipeline.run(prometheus_port=exporter.port)
+    finally:
+        exporter.close()
+
+
+def test_what_is_not_asked_for_is_not_imported() -> None:
+    script = (
+        "import sys; from sageruntime import Pipeline\n"
+        "Pipeline('plain').source(range(10)).map(str).sink().run()\n"
+        "print([name for name in ('prometheus_client', 'opentelemetry', 'pyinstrument')"
+        " if name in sys.modules])"
+    )
+    out = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert out.stdout.strip() == "[]"
