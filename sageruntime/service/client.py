@@ -1,0 +1,246 @@
+"""ServiceClient: the near end of a service."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from sagequeue.errors import BackendUnavailable, Full, QueueClosed, ShutDown
+from sagequeue.protocol import Queue
+from sageruntime.errors import (
+    ServiceLost,
+    ServiceMethodNotFound,
+    ServiceNotFound,
+    ServiceTimeout,
+)
+from sageruntime.naming import what_is_known
+from sageruntime.service.lifeline import Lifeline
+from sageruntime.service.messages import Request, pack
+from sageruntime.service.replies import LOOK_SECONDS, Replies
+from sageruntime.task.base_task import Scope
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+class ServiceMethod:
+    """One method of a service, to be called in one of three ways."""
+
+    def __init__(self, client: ServiceClient, name: str) -> None:
+        self._client = client
+        self._name = name
+
+    def __call__(self, *args: Any, timeout: float | None = None, **kwargs: Any) -> Any:
+        """Call the method and return what it returns.
+
+        Args:
+            args, kwargs: its arguments.
+            timeout: seconds to wait at most; None waits for as long as there is the service.
+
+        Raises:
+            ServiceTimeout: there is no answer in time.
+            ServiceLost: the service has ended, or died over this call.
+            ServiceMethodNotFound: the service has no such method.
+            EncodeError: the arguments or the result do not pickle.
+            Exception: whatever the method raises; its traceback there is among the causes.
+        """
+        return self._client._call(self._name, args, kwargs, timeout)
+
+    def submit(self, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Call the method and return at once; the future has the result, or what was raised.
+
+        Many calls may be under way. It waits only while the service's queue is full. A future
+        that is cancelled drops the result; the method may run nevertheless.
+        """
+        return self._client._submit(self._name, args, kwargs)
+
+    async def aio(self, *args: Any, timeout: float | None = None, **kwargs: Any) -> Any:
+        """Call the method from a coroutine; returns and raises what a plain call does."""
+        call = asyncio.ensure_future(self._answer(args, kwargs))
+        try:
+            done, _ = await asyncio.wait({call}, timeout=timeout)
+        finally:
+            call.cancel()  # if it is not done
+        if not done:
+            raise self._client._timed_out(self._name, timeout)
+        return call.result()
+
+    async def _answer(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        try:
+            future = self._client._submit(self._name, args, kwargs, wait=False)
+        except Full:
+            future = await asyncio.to_thread(self.submit, *args, **kwargs)
+        return await asyncio.wrap_future(future)
+
+    def __repr__(self) -> str:
+        return f"<method {self._name} of {self._client!r}>"
+
+
+class ServiceClient:
+    """Calls a service: ``client.embed("text", timeout=5)``. Its attributes are the methods.
+
+    It may be used from many threads, and travels to other processes as the service's queue does.
+
+    Args:
+        name: the service's name.
+        requests: the service's input queue.
+        scope: how far away the service may be.
+        lifeline: tells the end of the service.
+        methods: the names of the methods, if they are known here.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        requests: Queue[Any],
+        scope: Scope,
+        lifeline: Lifeline,
+        methods: frozenset[str] | None,
+    ) -> None:
+        self._name = name
+        self._requests = requests
+        self._scope = scope
+        self._lifeline = lifeline
+        self._methods = methods
+        self._replies: Replies | None = None
+        self._process = 0
+        self._opening = threading.Lock()
+
+    def __getattr__(self, name: str) -> ServiceMethod:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        if self._methods is not None and name not in self._methods:
+            raise ServiceMethodNotFound(
+                f"service {self._name} has no method {name!r}; {what_is_known(name, self._methods)}"
+            )
+        return ServiceMethod(self, name)
+
+    def close(self) -> None:
+        """Give up waiting for replies: calls under way raise :class:`ServiceLost`.
+
+        A call after that begins anew.
+        """
+        with self._opening:
+            if self._replies is not None and self._process == os.getpid():
+                self._replies.close()
+            self._replies = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (
+            ServiceClient,
+            (self._name, self._requests, self._scope, self._lifeline, self._methods),
+        )
+
+    def __repr__(self) -> str:
+        return f"<client of service {self._name}>"
+
+    def _call(
+        self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], timeout: float | None
+    ) -> Any:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        replies = self._open_replies()
+        send = self._sender(method, args, kwargs, replies)
+        try:
+            reply = replies.call(lambda number: send(number, deadline), deadline)
+        except Full:
+            reply = None
+        if reply is None:
+            raise self._timed_out(method, timeout)
+        return reply.outcome()
+
+    def _submit(
+        self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], wait: bool = True
+    ) -> Future[Any]:
+        replies = self._open_replies()
+        send = self._sender(method, args, kwargs, replies)
+        return replies.submit(lambda number: send(number, None if wait else 0.0))
+
+    def _sender(
+        self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], replies: Replies
+    ) -> Callable[[int, float | None], None]:
+        """Sends a request, once it has a number, before a deadline."""
+        queue = replies.queue
+        reply_to = queue.name if queue.backend == "sage" else queue
+        arguments = pack((args, kwargs), self._requests)
+
+        def send(number: int, deadline: float | None) -> None:
+            self._send(Request(number, method, arguments, reply_to, time.time_ns()), deadline)
+
+        return send
+
+    def _send(self, request: Request, deadline: float | None) -> None:
+        """Put a request, waiting while the service's queue is full.
+
+        Raises:
+            Full: it stays full until the deadline.
+            ServiceLost: the service has ended.
+        """
+        while True:
+            seconds = LOOK_SECONDS
+            if deadline is not None:
+                seconds = min(seconds, max(0.0, deadline - time.monotonic()))
+            try:
+                self._requests.put(tuple(request), timeout=seconds)
+                return
+            except Full:
+                if self._lifeline.is_cut:
+                    raise self._lost() from None
+                if seconds < LOOK_SECONDS:
+                    raise
+            except (ShutDown, QueueClosed, BackendUnavailable):
+                raise self._lost() from None
+
+    def _open_replies(self) -> Replies:
+        replies = self._replies
+        if replies is not None and self._process == os.getpid() and not replies.closed:
+            return replies
+        with self._opening:
+            if self._replies is None or self._process != os.getpid() or self._replies.closed:
+                self._replies = Replies(self._name, self._scope, self._lifeline)
+                self._process = os.getpid()
+            return self._replies
+
+    def _lost(self) -> ServiceLost:
+        return ServiceLost(f"service {self._name} has ended and takes no more calls")
+
+    def _timed_out(self, method: str, timeout: float | None) -> ServiceTimeout:
+        return ServiceTimeout(f"{self._name}.{method}() was not answered within {timeout:g} s")
+
+
+class Services(Mapping[str, ServiceClient]):
+    """The services that a task can call, by name."""
+
+    def __init__(self, clients: Mapping[str, ServiceClient] | None = None) -> None:
+        self._clients = dict(clients or {})
+
+    def __getitem__(self, name: str) -> ServiceClient:
+        try:
+            return self._clients[name]
+        except KeyError:
+            raise ServiceNotFound(
+                f"there is no service {name!r}; {what_is_known(name, self._clients)}. Add it by "
+                "Pipeline.service()"
+            ) from None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._clients)
+
+    def __len__(self) -> int:
+        return len(self._clients)

@@ -1,0 +1,205 @@
+"""ServiceTask: a service and the tasks that answer its requests."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from sagequeue import create_queue
+from sagequeue.errors import QueueError
+from sagequeue.protocol import Queue
+from sageruntime.context import TaskContext
+from sageruntime.errors import InvalidOption
+from sageruntime.factory.operator_factory import OperatorFactory
+from sageruntime.factory.task_factory import create_task, find_task
+from sageruntime.service.client import ServiceClient
+from sageruntime.service.lifeline import Lifeline
+from sageruntime.service.service import MakeService, class_made_by, methods_of
+from sageruntime.service.service_operator import ServiceOperator
+from sageruntime.task.base_task import BaseTask, Scope
+from sageruntime.task.state import TaskState
+from sageruntime.task.status import TaskStatus
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+_LIFE = (
+    TaskState.FAILED,
+    TaskState.CREATED,
+    TaskState.STARTING,
+    TaskState.RESTARTING,
+    TaskState.RUNNING,
+    TaskState.DRAINING,
+    TaskState.STOPPED,
+)
+
+
+class ServiceTask:
+    """A service that runs on threads, in processes or in Ray actors, and is called by its clients.
+
+    Its instances share one queue of requests: whoever is idle takes the next. Each is a task, with
+    a task's states, metrics and restarts. When one of them has failed for good, the service has.
+
+    As a context manager it is started at the beginning of the block, and drained and cleaned up at
+    the end.
+
+    Args:
+        name: letters, digits, ``_`` and ``-``; unique among running tasks.
+        service: a service class, or a function without arguments that makes a service where it is
+            to run, such as ``functools.partial(Embedder, model="small")``.
+        on: the host of each instance: ``"thread"``, ``"process"``, ``"ray"``, or another task type.
+        instances: how many hosts, each with a service of its own.
+        worker_threads: how many requests each of them answers side by side.
+        max_concurrency: how many coroutine methods each of them runs side by side.
+        idempotent: whether a request may be executed again if the process that executes it dies,
+            up to three times in all. Otherwise its caller gets ``ServiceLost``. Requests that
+            nobody has taken yet wait for the restarted instance in any case.
+        queue_maxsize: most requests waiting; callers wait for room.
+        scope: how far away callers may be; by default as far as ``on`` can be.
+        services: the services that this one calls.
+        options: of the tasks, such as ``restart``; for Ray also ``resources`` and the like.
+
+    Raises:
+        InvalidOption: an option is out of range, or ``service`` makes no service.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        service: MakeService,
+        *,
+        on: str | type[BaseTask] = "thread",
+        instances: int = 1,
+        worker_threads: int = 1,
+        max_concurrency: int = 100,
+        idempotent: bool = False,
+        queue_maxsize: int = 10_000,
+        scope: Scope | None = None,
+        services: Mapping[str, ServiceClient] | None = None,
+        **options: Any,
+    ) -> None:
+        if not isinstance(instances, int) or instances < 1:
+            raise InvalidOption(f"instances={instances!r} is not allowed; expected an int from 1")
+        made = class_made_by(service)
+        self.name = name
+        self._methods = None if made is None else methods_of(made)
+        self._scope: Scope = scope or find_task(on).default_scope
+        self._requests: Queue[Any] = create_queue(
+            name=name, maxsize=queue_maxsize, scope=self._scope
+        )
+        self._lifeline = Lifeline(f"{name}-lifeline", self._scope)
+        self._cleaned_up = False
+        operator_factory = OperatorFactory(
+            ServiceOperator, service, worker_threads, max_concurrency, idempotent
+        )
+        self.tasks = [
+            create_task(
+                on,
+                TaskContext(f"{name}-{index}", stage=name, index=index, parallelism=instances),
+                operator_factory,
+                input_buffer=self._requests,
+                **options,
+            )
+            for index in range(instances)
+        ]
+        for task in self.tasks:
+            task.add_listener(self._notice)
+
+    @property
+    def state(self) -> TaskState:
+        """That of the instance that has come least far; failed if any has."""
+        states = [task.state for task in self.tasks]
+        return min(states, key=_LIFE.index)
+
+    def start_running(self) -> None:
+        """Start the instances and return. Calls may be made from now on, or even before.
+
+        Raises:
+            TaskStateError: the service was started before.
+            TaskStartError: the host cannot take a task.
+        """
+        for task in self.tasks:
+            task.start_running()
+
+    def stop(self, drain: bool = True, timeout: float | None = None) -> bool:
+        """End the service and wait for it.
+
+        Args:
+            drain: answer every request that was made before; otherwise only those in hand, and
+                the others' callers get ``ServiceLost``.
+            timeout: seconds to wait at most; 0 only asks.
+
+        Returns:
+            Whether the service has ended.
+        """
+        if drain:
+            self._requests.shutdown()
+        for task in self.tasks:
+            if not drain or task.state is TaskState.CREATED:
+                task.stop(drain=False, timeout=0)
+        return self.join(timeout)
+
+    def join(self, timeout: float | None = None) -> bool:
+        """Wait until every instance has ended; return whether all have."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        return all(
+            task.join(None if deadline is None else max(0.0, deadline - time.monotonic()))
+            for task in self.tasks
+        )
+
+    def cleanup(self, grace: float = 1.0) -> None:
+        """Give back everything; may be repeated. A service that runs is stopped, not drained."""
+        for task in self.tasks:
+            task.stop(drain=False, timeout=0)
+        self.join(grace)  # all of them, before the first closes the queue they share
+        for task in self.tasks:
+            task.cleanup(grace=0)
+        if not self._cleaned_up:
+            self._cleaned_up = True
+            self._lifeline.cut()
+            self._lifeline.close()
+            self._requests.close()
+            _remove_left_replies(self.name)
+
+    def get_status(self) -> list[TaskStatus]:
+        """A snapshot of each instance; its ``processed`` are calls answered without an error."""
+        return [task.get_status() for task in self.tasks]
+
+    def __enter__(self) -> Self:
+        self.start_running()
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if exc is None:
+            self.stop()
+        self.cleanup()
+
+    def client(self) -> ServiceClient:
+        """A client, for any thread; it may be sent to any process within the scope."""
+        return ServiceClient(self.name, self._requests, self._scope, self._lifeline, self._methods)
+
+    def _notice(self, task: BaseTask) -> None:
+        states = [task.state for task in self.tasks]
+        if TaskState.FAILED in states or all(state.ended for state in states):
+            self._lifeline.cut()
+
+
+def _remove_left_replies(service: str) -> None:
+    """Remove reply queues of callers that were killed."""
+    try:
+        from sagequeue import list_queues, remove_queue
+    except ImportError:  # not compiled: then there are none
+        return
+    for info in list_queues():
+        if info.state == "stale" and info.name.startswith(f"{service}-replies-"):
+            with suppress(QueueError):
+                remove_queue(info.name)

@@ -1,0 +1,52 @@
+"""How a service takes requests, so that one whose process dies may be taken again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from sagequeue.protocol import Queue
+
+
+class Taken(Protocol):
+    """A request that was taken and is not answered yet."""
+
+    @property
+    def item(self) -> tuple[Any, ...]:
+        """The fields of the request; DecodeError when they cannot be decoded."""
+        ...
+
+    @property
+    def deliveries(self) -> int:
+        """How often it was taken before by somebody who did not answer it."""
+        ...
+
+    def release(self) -> None:
+        """It has been answered."""
+        ...
+
+
+Take = Callable[[float], Taken]
+"""Takes the next request, waiting at most some seconds; raises what ``get`` raises."""
+
+
+class _Got:
+    """A request that does not outlive whoever took it."""
+
+    deliveries = 0
+
+    def __init__(self, item: tuple[Any, ...]) -> None:
+        self.item = item
+
+    def release(self) -> None:
+        """See :class:`Taken`."""
+
+
+def taker_of(queue: Queue[Any]) -> Take:
+    """How to take requests of a queue: claimed until they are answered, where it has claims."""
+    if queue.backend == "sage":
+        from sagequeue import SageQueue
+
+        assert isinstance(queue, SageQueue)
+        return lambda seconds: queue.claim(timeout=seconds)
+    return lambda seconds: _Got(queue.get(timeout=seconds))

@@ -1,0 +1,560 @@
+"""Services by themselves: calls, futures, coroutines, errors, and the death of either end."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import multiprocessing as mp
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+import cloudpickle
+import numpy as np
+import psutil
+import pytest
+
+from sagequeue import create_queue, list_queues
+from sagequeue.errors import EncodeError
+from sageruntime.errors import (
+    InvalidOption,
+    RemoteError,
+    ServiceLost,
+    ServiceMethodNotFound,
+    ServiceNotFound,
+    ServiceTimeout,
+)
+from sageruntime.recovery import RestartPolicy
+from sageruntime.service import Service, ServiceClient, Services, ServiceTask
+from sageruntime.service.outbox import Outbox
+from sageruntime.task import TaskState
+
+# Ray's workers cannot import this module: what they need of it travels by value.
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+SERVICES = itertools.count()
+
+# Longer than any call that ends, and shorter than the suite's patience.
+FOREVER = 100
+
+
+class Unpicklable(Exception):
+    def __init__(self, one: str, two: str) -> None:
+        super().__init__(one)
+        self.two = two
+
+
+class BadToUnpickle:
+    def __reduce__(self) -> Any:
+        return (int, ("no number",))
+
+
+class Library(Service):
+    """A service with every kind of method."""
+
+    def __init__(self, greeting: str = "hello") -> None:
+        self.greeting = greeting
+
+    def open(self) -> None:
+        self.pairs = threading.Barrier(2)
+        self.waiting = 0
+        self.count = 0
+
+    def greet(self, name: str, mark: str = "") -> str:
+        return f"{self.greeting} {name}{mark}"
+
+    def square(self, number: int) -> int:
+        return number * number
+
+    def total(self, array: Any) -> Any:
+        return array * 2
+
+    def look_up(self, word: str) -> str:
+        raise LookupError(f"no {word}")
+
+    def raise_unpicklable(self) -> None:
+        raise Unpicklable("one", "two")
+
+    def lock(self) -> Any:
+        return threading.Lock()
+
+    def unreadable(self) -> Any:
+        return BadToUnpickle()
+
+    def pid(self) -> int:
+        return os.getpid()
+
+    def count_up(self) -> int:
+        self.count += 1
+        return self.count
+
+    def meet(self) -> int:
+        return self.pairs.wait(30)
+
+    async def meet_later(self) -> int:
+        self.waiting += 1
+        while self.waiting < 2:
+            await asyncio.sleep(0.001)
+        return self.waiting
+
+    def hang(self, started: Any, seconds: float = FOREVER) -> None:
+        started.put(os.getpid())
+        time.sleep(seconds)
+
+    def hang_once(self, started: Any, tries: Any) -> str:
+        tries.put(1)
+        if tries.qsize() == 1:
+            self.hang(started)
+        return f"at try {tries.qsize()}"
+
+    def _private(self) -> None:
+        raise AssertionError("out of reach")
+
+
+@pytest.fixture(params=["thread", "process", "ray"])
+def on(request: pytest.FixtureRequest) -> str:
+    if request.param == "ray":
+        request.getfixturevalue("ray_cluster")
+    return str(request.param)
+
+
+@pytest.fixture
+def serve(request: pytest.FixtureRequest, started: Any) -> Iterator[Callable[..., ServiceTask]]:
+    """Starts services, which end with the test, before the queues it has given them."""
+    tasks: list[ServiceTask] = []
+    clients: list[ServiceClient] = []
+
+    def start(make: Any = Library, **options: Any) -> ServiceTask:
+        name = f"{request.function.__name__}-{os.getpid()}-{next(SERVICES)}"
+        task = ServiceTask(name, make, **options)
+        tasks.append(task)
+        make_client = task.client
+
+        def client() -> ServiceClient:
+            clients.append(make_client())
+            return clients[-1]
+
+        task.client = client  # type: ignore[method-assign]
+        task.start_running()
+        return task
+
+    yield start
+    for client in clients:
+        client.close()
+    for task in tasks:
+        task.cleanup()
+
+
+@pytest.fixture
+def started() -> Iterator[Any]:
+    """A queue that tells when a call is under way."""
+    with create_queue(scope="machine") as queue:
+        yield queue
+
+
+def test_a_call_returns_what_the_method_returns(on: str, serve: Any) -> None:
+    library = serve(partial(Library, greeting="good day"), on=on).client()
+    assert library.greet("Ada", timeout=60) == "good day Ada"
+    assert library.greet("Ada", mark="!") == "good day Ada!"
+    array = np.arange(100_000.0)
+    assert np.array_equal(library.total(array), array * 2)
+
+
+def test_a_call_raises_what_the_method_raises(on: str, serve: Any) -> None:
+    library = serve(on=on).client()
+    with pytest.raises(LookupError, match="no bread") as caught:
+        library.look_up("bread", timeout=60)
+    if on == "thread":
+        assert caught.traceback[-1].name == "look_up"
+    else:
+        assert "in look_up" in str(caught.value.__cause__)
+    if on != "thread":
+        with pytest.raises(RemoteError, match="Unpicklable: one"):
+            library.raise_unpicklable()
+    # and the service goes on
+    assert library.square(3) == 9
+
+
+def test_futures(on: str, serve: Any) -> None:
+    library = serve(on=on).client()
+    futures = [library.square.submit(n) for n in range(300)]
+    assert [future.result(60) for future in futures] == [n * n for n in range(300)]
+    assert isinstance(library.look_up.submit("bread").exception(60), LookupError)
+
+
+def test_coroutines_call(on: str, serve: Any) -> None:
+    library = serve(on=on).client()
+
+    async def main() -> list[int]:
+        with pytest.raises(LookupError):
+            await library.look_up.aio("bread")
+        return list(await asyncio.gather(*(library.square.aio(n, timeout=60) for n in range(50))))
+
+    assert asyncio.run(main()) == [n * n for n in range(50)]
+
+
+def test_many_threads_share_a_client(on: str, serve: Any) -> None:
+    library = serve(on=on).client()
+    calls = 50 if on == "ray" else 500
+
+    def call(thread: int) -> list[int]:
+        if thread % 4 == 0:
+            futures = [library.square.submit(n * thread) for n in range(calls)]
+            return [future.result(60) for future in futures]
+        return [library.square(n * thread, timeout=60) for n in range(calls)]
+
+    with ThreadPoolExecutor(8) as pool:
+        for thread, squares in enumerate(pool.map(call, range(8))):
+            assert squares == [(n * thread) ** 2 for n in range(calls)]
+
+
+@pytest.mark.parametrize("options", [{"worker_threads": 2}, {"instances": 2}], ids=str)
+def test_requests_are_answered_side_by_side(serve: Any, options: Any, on: str) -> None:
+    library = serve(on=on, **options).client()
+    if "instances" in options and on != "thread":
+        pids: set[int] = set()
+        while len(pids) < 2:  # whoever is idle answers
+            pids |= {future.result(60) for future in [library.pid.submit() for _ in range(20)]}
+        return
+    if "instances" in options:
+        return
+    one, two = library.meet.submit(), library.meet.submit()
+    assert {one.result(60), two.result(60)} == {0, 1}
+
+
+def test_coroutine_methods_run_side_by_side(on: str, serve: Any) -> None:
+    library = serve(on=on).client()
+    calls = [library.meet_later.submit() for _ in range(2)]
+    assert [call.result(60) for call in calls] == [2, 2]
+
+
+def test_unknown_methods(serve: Any) -> None:
+    library = serve(on="thread").client()
+    with pytest.raises(ServiceMethodNotFound, match="did you mean 'square'"):
+        library.sqare(1)
+    assert not hasattr(library, "_private")
+    assert not hasattr(library, "open")
+    # where the class is not known, the service itself says so
+    unknown = serve(lambda: Library()).client()
+    with pytest.raises(ServiceMethodNotFound, match=r"known: .*greet.*did you mean 'square'"):
+        unknown.sqare(1)
+    with pytest.raises(ServiceMethodNotFound):
+        unknown.close_(1)
+
+
+def test_unknown_services() -> None:
+    with pytest.raises(ServiceNotFound, match=r"known: embedder; did you mean 'embedder'"):
+        Services({"embedder": object()})["embeder"]  # type: ignore[dict-item]
+
+
+def test_values_that_cannot_travel(serve: Any) -> None:
+    library = serve(on="process").client()
+    with pytest.raises(EncodeError, match="pickle"):
+        library.greet(threading.Lock())
+    with pytest.raises(EncodeError, match="pickle"):
+        library.lock(timeout=60)
+    with pytest.raises(ValueError, match="no number"):
+        library.greet(BadToUnpickle(), timeout=60)
+    with pytest.raises(ValueError, match="no number"):
+        library.unreadable(timeout=60)
+    assert library.greet("Ada", timeout=60) == "hello Ada"
+    assert library.greet(lambda: 0, timeout=60).startswith("hello <function")
+
+
+@pytest.mark.parametrize("host", ["thread", "process"])
+def test_a_call_that_takes_too_long(host: str, serve: Any, started: Any) -> None:
+    library = serve(on=host).client()
+    with pytest.raises(ServiceTimeout, match=r"hang\(\) was not answered within 0.2 s"):
+        library.hang(started, seconds=0.5, timeout=0.2)
+    # the late reply is nobody's
+    assert library.square(4, timeout=60) == 16
+    with pytest.raises(ServiceTimeout):
+        asyncio.run(library.hang.aio(started, seconds=0.5, timeout=0.2))
+    cancelled = library.hang.submit(started, seconds=0.1)
+    assert cancelled.cancel()
+    assert library.square.submit(5).result(60) == 25
+    with pytest.raises(CancelledError):
+        cancelled.result()
+
+
+def test_callers_wait_for_room(serve: Any, started: Any) -> None:
+    library = serve(on="thread", queue_maxsize=1).client()
+    busy = library.hang.submit(started, seconds=1)
+    started.get(timeout=30)
+    waiting = library.square.submit(2)
+    with pytest.raises(ServiceTimeout):
+        library.square(3, timeout=0.1)
+
+    async def call() -> int:
+        return int(await library.square.aio(4))
+
+    assert asyncio.run(call()) == 16
+    assert waiting.result() == 4
+    assert busy.result() is None
+
+
+def test_draining_answers_what_was_asked(on: str, serve: Any) -> None:
+    task = serve(on=on, worker_threads=2)
+    library = task.client()
+    futures = [library.square.submit(n) for n in range(200)]
+    assert task.stop(timeout=60)
+    assert [future.result(60) for future in futures] == [n * n for n in range(200)]
+    assert task.state is TaskState.STOPPED
+    assert sum(status.processed for status in task.get_status()) == 200
+    with pytest.raises(ServiceLost):
+        library.square(1)
+    with pytest.raises(ServiceLost):
+        library.square.submit(1)
+
+
+@pytest.mark.parametrize("host", ["thread", "process"])
+def test_or_only_what_is_in_hand(host: str, serve: Any, started: Any) -> None:
+    task = serve(on=host)
+    library = task.client()
+    in_hand = library.hang.submit(started, seconds=0.5)
+    started.get(timeout=30)
+    waiting = library.square.submit(1)
+    assert task.stop(drain=False, timeout=30)
+    assert in_hand.result(30) is None
+    with pytest.raises(ServiceLost):
+        waiting.result(30)
+
+
+def test_a_service_that_cannot_be_opened(on: str, serve: Any) -> None:
+    class Broken(Service):
+        def open(self) -> None:
+            raise OSError("no model here")
+
+        def embed(self) -> None: ...
+
+    task = serve(Broken, on=on)
+    library = task.client()
+    with pytest.raises(ServiceLost):
+        library.embed(timeout=60)
+    assert task.join(60)
+    assert task.state is TaskState.FAILED
+    assert "no model here" in str(task.get_status()[0].error)
+
+
+def kill_under_way(pid: int) -> float:
+    os.kill(pid, signal.SIGKILL)
+    return time.monotonic()
+
+
+def test_a_service_that_is_killed_is_lost_at_once(serve: Any, started: Any) -> None:
+    task = serve(on="process")
+    library = task.client()
+    with ThreadPoolExecutor(4) as pool:
+        in_hand = pool.submit(library.hang, started)
+        pid = started.get(timeout=30)
+        waiting = [pool.submit(library.square, n) for n in range(2)]
+        future = library.square.submit(1)
+        coroutine = pool.submit(lambda: asyncio.run(library.square.aio(2)))
+        while task.tasks[0].input_buffer.qsize() < 4:
+            time.sleep(0.001)
+        killed_at = kill_under_way(pid)
+        for call in (in_hand, *waiting, future, coroutine):
+            with pytest.raises(ServiceLost):
+                call.result(30)
+    assert time.monotonic() - killed_at < 5
+    with pytest.raises(ServiceLost):
+        library.square(1)
+    assert task.state is TaskState.FAILED
+
+
+RESTART = RestartPolicy(max_restarts=5)
+
+
+def test_or_restarted_and_goes_on(serve: Any, started: Any) -> None:
+    task = serve(on="process", restart=RESTART)
+    library = task.client()
+    in_hand = library.hang.submit(started)
+    pid = started.get(timeout=30)
+    waiting = [library.square.submit(n) for n in range(100)]
+    kill_under_way(pid)
+    with pytest.raises(ServiceLost, match=r"died while it answered hang\(\)"):
+        in_hand.result(60)
+    assert [call.result(60) for call in waiting] == [n * n for n in range(100)]
+    assert library.pid() != pid
+    assert task.get_status()[0].restarts == 1
+
+
+def test_a_call_that_may_be_repeated_is(serve: Any, started: Any) -> None:
+    library = serve(on="process", restart=RESTART, idempotent=True).client()
+    with create_queue(scope="machine") as tries:
+        call = library.hang_once.submit(started, tries)
+        kill_under_way(started.get(timeout=30))
+        assert call.result(60) == "at try 2"
+
+
+def test_but_not_one_that_kills_whoever_takes_it(serve: Any, started: Any) -> None:
+    library = serve(on="process", restart=RESTART, idempotent=True).client()
+    call = library.hang.submit(started)
+    for _ in range(3):
+        kill_under_way(started.get(timeout=60))
+    with pytest.raises(ServiceLost, match="died while"):
+        call.result(60)
+    assert library.square(2, timeout=60) == 4
+
+
+def test_calls_while_the_service_is_killed_again_and_again(serve: Any) -> None:
+    task = serve(on="process", instances=2, restart=RestartPolicy(20), idempotent=True)
+    library = task.client()
+    over = threading.Event()
+
+    def call(thread: int) -> int:
+        calls = 0
+        while not over.is_set():
+            number = thread * 1_000_000 + calls
+            assert library.square(number, timeout=60) == number * number
+            calls += 1
+        return calls
+
+    with ThreadPoolExecutor(4) as pool:
+        callers = [pool.submit(call, thread) for thread in range(4)]
+        for _ in range(5):
+            kill_under_way(library.pid(timeout=60))
+        over.set()
+        assert all(caller.result(60) > 0 for caller in callers)
+    assert 1 <= sum(status.restarts for status in task.get_status()) <= 5
+
+
+def call_and_say(client: ServiceClient, said: Any) -> None:
+    said.put(client.square(7, timeout=60))
+    said.put(client.greet("from afar"))
+
+
+def call_and_hang(client: ServiceClient, started: Any) -> None:
+    client.hang(started)
+
+
+def test_callers_in_other_processes(serve: Any) -> None:
+    library = serve(on="process").client()
+    context = mp.get_context("spawn")
+    with create_queue(scope="machine") as said:
+        child = context.Process(target=call_and_say, args=(library, said))
+        child.start()
+        assert said.get(timeout=60) == 49
+        assert said.get(timeout=60) == "hello from afar"
+        child.join(30)
+        assert child.exitcode == 0
+
+
+def test_a_caller_that_is_killed_leaves_nothing(serve: Any, started: Any) -> None:
+    task = serve(on="process", worker_threads=2)
+    library = task.client()
+    child = mp.get_context("spawn").Process(target=call_and_hang, args=(library, started))
+    child.start()
+    started.get(timeout=60)
+    assert library.square(7, timeout=60) == 49
+    child.kill()
+    child.join()
+    assert library.square(8, timeout=60) == 64
+    library.close()
+    task.cleanup(grace=0)
+    assert not [queue.name for queue in list_queues() if queue.name.startswith(task.name)]
+
+
+def test_callers_learn_that_the_owner_was_killed(tmp_path: Any) -> None:
+    script = tmp_path / "owner.py"
+    script.write_text(
+        textwrap.dedent("""
+            import multiprocessing as mp, time
+            from sageruntime.errors import ServiceLost
+            from sageruntime.service import Service, ServiceTask
+
+            class Slow(Service):
+                def hang(self):
+                    time.sleep(100)
+
+            def call(client):
+                call = client.hang.submit()
+                print("calling", flush=True)
+                try:
+                    call.result()
+                except ServiceLost:
+                    print("lost", flush=True)
+
+            if __name__ == "__main__":
+                task = ServiceTask("orphaned", Slow, on="process")
+                task.start_running()
+                caller = mp.get_context("spawn").Process(target=call, args=(task.client(),))
+                caller.start()
+                caller.join()
+        """)
+    )
+    with subprocess.Popen(
+        [sys.executable, str(script)], stdout=subprocess.PIPE, text=True
+    ) as owner:
+        assert owner.stdout is not None
+        assert owner.stdout.readline() == "calling\n"
+        descendants = psutil.Process(owner.pid).children(recursive=True)
+        owner.kill()
+        assert owner.stdout.readline() == "lost\n"
+    _, alive = psutil.wait_procs(descendants, timeout=20)
+    assert not alive
+    for queue in list_queues():
+        assert not (queue.name.startswith("orphaned") and queue.state == "live")
+
+
+def test_a_client_that_is_closed_may_be_used_again(serve: Any, started: Any) -> None:
+    library = serve(on="process", worker_threads=2).client()
+    with ThreadPoolExecutor(1) as pool:
+        call = pool.submit(library.hang, started)
+        future = library.hang.submit(started)
+        started.get(timeout=30)
+        started.get(timeout=30)
+        library.close()
+        with pytest.raises(ServiceLost, match="closed"):
+            call.result(30)
+        with pytest.raises(ServiceLost, match="closed"):
+            future.result(30)
+
+
+def test_a_caller_that_reads_no_replies_is_given_up(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    import logging
+
+    from sageruntime.service import outbox as module
+    from sageruntime.service.messages import Reply, pack
+
+    monkeypatch.setattr(module, "_PATIENCE_SECONDS", 0.05)
+    outbox = Outbox(logging.getLogger("outbox"))
+    with create_queue(maxsize=1, scope="machine") as replies:
+        queue = outbox.queue_for(replies.name)
+        for number in range(2):
+            outbox.send(queue, Reply(number, pack(None, queue)))
+        assert "reads no replies" in caplog.text
+        assert replies.is_shutdown  # type: ignore[attr-defined]
+        outbox.close()
+
+
+def test_services_that_make_no_sense() -> None:
+    class Impatient(Service):
+        def wait(self, timeout: float) -> None: ...
+
+    with pytest.raises(InvalidOption, match=r"wait\(\) has a parameter named timeout"):
+        ServiceTask("x", Impatient)
+    with pytest.raises(InvalidOption, match="expected a subclass of Service"):
+        ServiceTask("x", dict)  # type: ignore[arg-type]
+    with pytest.raises(InvalidOption, match="instances=0"):
+        ServiceTask("x", Library, instances=0)
+    with pytest.raises(InvalidOption, match="known: process, ray, thread"):
+        ServiceTask("x", Library, on="moon")
+
+
+def test_a_client_travels_small(serve: Any) -> None:
+    task = serve(on="process")
+    library = pickle.loads(pickle.dumps(task.client()))
+    assert library.square(6, timeout=60) == 36
+    library.close()
