@@ -76,6 +76,12 @@ static void bury(sq_queue *queue, uint64_t position, uint64_t sequence) {
     complete_burial(queue);
 }
 
+/* How many positions an intent may be about: none is longer than the ring. */
+static uint32_t intended(const sq_queue *queue, uint64_t intent) {
+    uint32_t length = sq_intent_length(intent);
+    return length < queue->segment.capacity ? length : queue->segment.capacity;
+}
+
 /* Reserved by the dead and never committed: consumers shall skip it. False when a living
  * participant's intent covers a position too: which of the two it is shows in a moment. */
 static bool bury_reservations(sq_queue *queue, uint32_t dead) {
@@ -85,7 +91,7 @@ static bool bury_reservations(sq_queue *queue, uint32_t dead) {
         atomic_load_explicit(&queue->header->tail, memory_order_seq_cst) & ~SQ_TAIL_CLOSED;
     uint64_t start = sq_intent_start(intent, tail);
     bool settled = true;
-    for (uint32_t i = 0; i < sq_intent_length(intent); i++) {
+    for (uint32_t i = 0; i < intended(queue, intent); i++) {
         uint64_t position = start + i;
         _Atomic uint64_t *word = &sq_segment_slot(&queue->segment, position)->sequence;
         uint64_t sequence = atomic_load_explicit(word, memory_order_acquire);
@@ -125,7 +131,7 @@ static bool return_claims(sq_queue *queue, uint32_t dead, bool *news) {
     uint64_t start = sq_intent_start(intent, head);
     uint64_t next_turn = UINT64_C(1) << queue->turn_shift;
     bool settled = true;
-    for (uint32_t i = 0; i < sq_intent_length(intent); i++) {
+    for (uint32_t i = 0; i < intended(queue, intent); i++) {
         uint64_t position = start + i;
         _Atomic uint64_t *word = &sq_segment_slot(&queue->segment, position)->sequence;
         uint64_t sequence = atomic_load_explicit(word, memory_order_acquire);
