@@ -31,6 +31,10 @@ class UnstableKey(RuntimeTaskError, TypeError):
     """A key has no hash that is the same in every process, so it cannot choose a partition."""
 
 
+class PartitionError(RuntimeTaskError, ValueError):
+    """A partitioner chose a task that does not exist, or left one out."""
+
+
 class TaskStateError(RuntimeTaskError):
     """The call is not allowed in the task's present state; the message names both."""
 

@@ -15,7 +15,7 @@ from sageruntime.communication.router import Connection
 from sageruntime.context import TaskContext
 from sageruntime.dead_letters.collector import DeadLetterCollector
 from sageruntime.doctor import require
-from sageruntime.errors import DownstreamClosed, JobFailed
+from sageruntime.errors import DownstreamClosed, JobFailed, PacketError
 from sageruntime.factory.task_factory import Host, create_task
 from sageruntime.job_result import JobResult, StageSummary, progress_of, summary_of
 from sageruntime.metrics import JobMetrics, StageMetrics
@@ -290,12 +290,16 @@ class Job:
         failed = [task for task in self._all_tasks() if task.state is TaskState.FAILED]
         errors = [(task, task.get_report().error) for task in failed]
         # a task that cannot send any more fails because the one after it did
-        causes = [pair for pair in errors if not isinstance(pair[1], DownstreamClosed)] or errors
+        causes = [pair for pair in errors if not _is_closed_downstream(pair[1])] or errors
         if causes:
             task, error = causes[0]
             raise JobFailed(f"job {self.name} failed in {task.name}: {error}") from error
         if self._abandoned:
             raise JobFailed(f"job {self.name} was closed before its end")
+
+
+def _is_closed_downstream(error: BaseException | None) -> bool:
+    return isinstance(error, PacketError) and isinstance(error.__cause__, DownstreamClosed)
 
 
 def _connect(sender: BaseTask, stage: Stage, receivers: Sequence[BaseTask]) -> None:

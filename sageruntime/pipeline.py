@@ -4,10 +4,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
+from copy import deepcopy
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, get_args
 
+from sageruntime.communication.router import (
+    Broadcast,
+    KeyHash,
+    LeastLoaded,
+    Packet,
+    Partitioner,
+    PartitionFunction,
+    RoundRobin,
+)
 from sageruntime.errors import InvalidOption, PipelineError
 from sageruntime.factory.operator_factory import OperatorFactory
 from sageruntime.factory.task_factory import Host
@@ -96,8 +107,7 @@ class Pipeline:
         self.ray_options = dict(ray_options or {})
         self.stages: list[Stage] = []
         self._has_sink = False
-        self._keyed = False
-        self._key_function: Callable[[Any], Any] | None = None
+        self._partitioner: Callable[[], Partitioner] | None = None
 
     def source(
         self,
@@ -128,21 +138,59 @@ class Pipeline:
         """Any number of results for each payload: the items a function returns."""
         return self._add("flat_map", _recipe(operator, FlatMapOperator), stage)
 
-    def key_by(self, function: Callable[[Any], Any], **stage: Unpack[StageOptions]) -> Self:
+    def key_by(
+        self,
+        function: Callable[[Any], Any],
+        *,
+        fails_over: bool = False,
+        **stage: Unpack[StageOptions],
+    ) -> Self:
         """Let the instances of the next stage share the packets by key.
 
         The function runs in the tasks of the stage before, where its results are routed: a key
         costs no hop. With any stage option it gets tasks of its own.
+
+        Args:
+            function: gives the key of a payload.
+            fails_over: whether keys may move to other instances when one has ended.
+            stage: the options of a stage.
         """
         if not callable(function):
             raise PipelineError(f"key_by takes a function of the payload, not {function!r}")
         if stage:
             self._add("key_by", _recipe(function, KeyByOperator), stage)
-        elif not self.stages:
-            raise PipelineError(f"{self.name} has no source; begin with .source(...)")
-        self._keyed = True
-        self._key_function = None if stage else function
-        return self
+        return self._share_by(partial(KeyHash, None if stage else function, fails_over))
+
+    def round_robin(self) -> Self:
+        """Let the instances of the next stage take turns, as they do where nothing is said."""
+        return self._share_by(RoundRobin)
+
+    def broadcast(self) -> Self:
+        """Let every instance of the next stage have a copy of every packet."""
+        return self._share_by(Broadcast)
+
+    def least_loaded(self) -> Self:
+        """Let those instances of the next stage have a packet that have the fewest waiting."""
+        return self._share_by(LeastLoaded)
+
+    def partition_by(self, partitioner: Partitioner | Callable[[Packet, int], int]) -> Self:
+        """Let a partitioner of your own choose among the instances of the next stage.
+
+        Args:
+            partitioner: a :class:`~sageruntime.communication.router.Partitioner`, of which every
+                sending task gets a copy; or a function that takes a packet and the number of
+                instances and returns the index of one.
+        """
+        if isinstance(partitioner, type) or not (
+            isinstance(partitioner, Partitioner) or callable(partitioner)
+        ):
+            raise PipelineError(
+                f"partition_by takes a function (packet, instances) -> index or a Partitioner, "
+                f"which has split() and fails_over; not {partitioner!r}"
+            )
+        if isinstance(partitioner, Partitioner):
+            return self._share_by(partial(deepcopy, partitioner))
+        return self._share_by(partial(PartitionFunction, partitioner))
 
     def sink(
         self,
@@ -234,12 +282,21 @@ class Pipeline:
                 parallelism=parallelism,
                 host=_checked_host(stage.get("on", "thread")),
                 options=options,
-                keyed=self._keyed,
-                key_function=self._key_function,
+                partitioner=self._partitioner or RoundRobin,
             )
         )
-        self._keyed = False
-        self._key_function = None
+        self._partitioner = None
+        return self
+
+    def _share_by(self, partitioner: Callable[[], Partitioner]) -> Self:
+        if not self.stages:
+            raise PipelineError(f"{self.name} has no source; begin with .source(...)")
+        if self._partitioner is not None:
+            raise PipelineError(
+                f"{self.name} has two ways to share the packets of {self.stages[-1].name}; "
+                "leave one out"
+            )
+        self._partitioner = partitioner
         return self
 
 

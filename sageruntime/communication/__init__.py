@@ -2,11 +2,14 @@
 
 from sageruntime.communication.router import (
     BaseRouter,
+    Broadcast,
     Connection,
     KeyHash,
+    LeastLoaded,
     Packet,
     PacketBatch,
     Partitioner,
+    PartitionFunction,
     RoundRobin,
     StopSignal,
 )
@@ -14,10 +17,13 @@ from sageruntime.communication.stable_hash import stable_hash
 
 __all__ = [
     "BaseRouter",
+    "Broadcast",
     "Connection",
     "KeyHash",
+    "LeastLoaded",
     "Packet",
     "PacketBatch",
+    "PartitionFunction",
     "Partitioner",
     "RoundRobin",
     "StopSignal",

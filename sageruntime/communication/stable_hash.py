@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from decimal import Decimal
-from fractions import Fraction
+from numbers import Number
 from typing import Any
 from zlib import crc32
 
@@ -15,6 +15,8 @@ _HASH_MASK = (1 << 64) - 1
 def stable_hash(key: Any) -> int:
     """A number from 0 to 2**32 - 1; equal keys have equal hashes (``1 == 1.0 == True``).
 
+    Numbers are those of the standard library and of numpy.
+
     Raises:
         UnstableKey: the key is not ``None``, a number, ``str``, ``bytes`` or a tuple of those.
     """
@@ -22,7 +24,7 @@ def stable_hash(key: Any) -> int:
         return crc32(str.encode(key, "utf-8", "surrogatepass"))
     if isinstance(key, bytes):
         return crc32(key)
-    if isinstance(key, (int, float, Decimal, Fraction)) and key == key:
+    if isinstance(key, Number) and not _is_nan(key):
         # Python defines the hash of numbers by value, without a seed, equal across their types.
         return crc32((hash(key) & _HASH_MASK).to_bytes(8, "little"))
     if key is None:
@@ -34,3 +36,8 @@ def stable_hash(key: Any) -> int:
         "other than NaN, str, bytes or a tuple of those. Return one of them from key_by, such as "
         "str(key)"
     )
+
+
+def _is_nan(number: Number) -> bool:
+    # a signalling NaN cannot even be compared
+    return number.is_nan() if isinstance(number, Decimal) else bool(number != number)

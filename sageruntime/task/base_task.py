@@ -21,7 +21,7 @@ from sageruntime.profiling import StackProfile
 from sageruntime.profiling.sampler import Sampler
 from sageruntime.recovery.restart_budget import RestartBudget
 from sageruntime.task.calls import calls_of, overdue
-from sageruntime.task.error_policy import DeadLetter, ErrorHandler
+from sageruntime.task.error_policy import DeadLetter, ErrorHandler, ErrorPolicy
 from sageruntime.task.inbox import Inbox, inbox_of
 from sageruntime.task.mailbox_worker import MailboxWorker
 from sageruntime.task.options import TaskOptions, task_options
@@ -120,6 +120,8 @@ class BaseTask:
         self.coordinated = coordinated
         self.router = BaseRouter(runtime_context)
         self.router.begin(attempt)
+        if self.options.error_policy is ErrorPolicy.RETRY:
+            self.router.retry = self.options.retry
         if input_buffer is None:
             # The queue's items are batches.
             slots = self.options.queue_slots

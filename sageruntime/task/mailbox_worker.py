@@ -54,6 +54,9 @@ class MailboxWorker(Worker):
         with suppress(ShutDown):
             self._inbox.queue.put(Barrier(checkpoint, "", self.router.attempt))
 
+    def _end_input(self) -> None:
+        self._inbox.end()
+
     def _call_attention(self) -> None:
         super()._call_attention()
         with suppress(Full, ShutDown):  # full: then the worker does not wait for a message
@@ -150,6 +153,11 @@ class MailboxWorker(Worker):
             packets = [packet for packet in packets if packet.id not in self._given_up]
         if not packets:
             return
+        # A queue of references carries packets as the sender had them.
+        index = batch.input_index
+        for packet in packets:
+            if packet.input_index != index:
+                packet.input_index = index
         count, entered_at = len(packets), packets[0].timestamp
         if self.tracer is None:
             failed = self._work_on(packets)

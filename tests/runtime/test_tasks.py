@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from typing import Any
 
 import pytest
 
 from sagequeue import create_queue
 from sagequeue.errors import Full
-from sageruntime import BaseOperator, BaseRouter, Connection, OperatorFactory, TaskContext
+from sageruntime import BaseOperator, Connection, OperatorFactory, TaskContext
 from sageruntime.communication.router.packet import Packet, PacketBatch, StopSignal
-from sageruntime.communication.stable_hash import stable_hash
-from sageruntime.errors import InvalidOption, OperatorError, TaskStateError, UnstableKey
+from sageruntime.errors import InvalidOption, OperatorError, TaskStateError
 from sageruntime.operator import CollectSink, MapOperator
 from sageruntime.task import TaskState
 from sageruntime.task.base_task import BaseTask
@@ -159,24 +156,6 @@ def test_worker_threads_keep_the_order_of_each_key() -> None:
     task.cleanup()
 
 
-def test_router_groups_and_connections() -> None:
-    router = BaseRouter(TaskContext("router"))
-    queues = [create_queue(scope="thread") for _ in range(3)]
-    router.add_connection(Connection("a", queues[0], group="one", batch_size=1))
-    router.add_connection(Connection("b", queues[1], group="one", batch_size=1))
-    router.add_connection(Connection("c", queues[2], group="two", batch_size=1))
-    with pytest.raises(InvalidOption, match="already"):
-        router.add_connection(Connection("a", queues[0]))
-    for number in range(4):
-        router.route(Packet(number))
-    assert [queue.qsize() for queue in queues] == [2, 2, 4]
-    assert router.remove_connection("a").name == "a"
-    with pytest.raises(InvalidOption, match="it has: b, c"):
-        router.remove_connection("a")
-    router.route(Packet(4))
-    assert [queue.qsize() for queue in queues] == [2, 3, 5]
-
-
 def test_a_packet_keeps_its_key_and_time() -> None:
     packet = Packet("a b", key="k")
     derived = packet.derive("a")
@@ -185,26 +164,3 @@ def test_a_packet_keeps_its_key_and_time() -> None:
     copy = packet.copy()
     assert copy == packet
     assert copy is not packet
-
-
-KEYS = ["word", b"bytes", 7, -1, 2**80, 1.5, True, None, ("a", 1)]
-
-
-def test_the_hash_of_a_key_is_the_same_in_every_process() -> None:
-    script = (
-        "from sageruntime.communication.stable_hash import stable_hash\n"
-        f"print([stable_hash(key) for key in {KEYS!r}])"
-    )
-    here = str([stable_hash(key) for key in KEYS])
-    for seed in ("0", "1", "12345"):
-        there = subprocess.run(
-            [sys.executable, "-c", script],
-            env={"PYTHONHASHSEED": seed, "PYTHONPATH": ":".join(sys.path)},
-            capture_output=True, text=True, check=True, timeout=60,
-        )  # fmt: skip
-        assert there.stdout.strip() == here
-
-
-def test_a_key_without_a_stable_hash() -> None:
-    with pytest.raises(UnstableKey):
-        stable_hash(object())

@@ -10,17 +10,27 @@ from sageruntime.communication.router.packet import (
     PacketBatch,
     StopSignal,
 )
-from sageruntime.communication.router.partitioning import KeyHash, Partitioner, RoundRobin
+from sageruntime.communication.router.partitioning import (
+    Broadcast,
+    KeyHash,
+    LeastLoaded,
+    Partitioner,
+    PartitionFunction,
+    RoundRobin,
+)
 
 __all__ = [
     "Barrier",
     "BaseRouter",
+    "Broadcast",
     "Connection",
     "KeyHash",
+    "LeastLoaded",
     "Message",
     "Nudge",
     "Packet",
     "PacketBatch",
+    "PartitionFunction",
     "Partitioner",
     "RoundRobin",
     "StopSignal",

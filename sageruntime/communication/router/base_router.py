@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
-from sageruntime.communication.router.connection import Connection
+from sageruntime.communication.router.connection import Connection, Rejected
+from sageruntime.communication.router.connection_group import ConnectionGroup
 from sageruntime.communication.router.packet import Barrier, Packet, StopSignal
-from sageruntime.communication.router.partitioning import Partitioner, Reject, RoundRobin
+from sageruntime.communication.router.partitioning import Partitioner, Reject
 from sageruntime.context import TaskContext
 from sageruntime.errors import DownstreamClosed, InvalidOption
 
-
-@dataclass
-class _Group:
-    partitioner: Partitioner
-    connections: list[Connection] = field(default_factory=list)
+if TYPE_CHECKING:
+    from sageruntime.recovery.policies import RetryPolicy
 
 
 def _refuse(packet: Packet, error: Exception) -> None:
@@ -26,7 +26,9 @@ def _refuse(packet: Packet, error: Exception) -> None:
 class BaseRouter:
     """Groups of connections: every group gets every packet, one task of the group each.
 
-    Any thread may call it. It waits while a queue downstream is full: that is the backpressure.
+    Any thread may call any method. It waits while a queue downstream is full: that is the
+    backpressure. What a task that has ended did not take goes to its siblings where the group's
+    partitioner allows it, else to :attr:`on_reject`.
 
     Args:
         runtime_context: the task whose results it sends.
@@ -37,6 +39,9 @@ class BaseRouter:
         self.name = runtime_context.name
         self.attempt = 0
         """Which attempt of the task sends; see :meth:`begin`."""
+        self.retry: RetryPolicy | None = None
+        """How often a queue that cannot be reached is tried before its task counts as ended; None
+        for once. One that was shut down is not tried again."""
         self.on_reject: Reject = _refuse
         """Gets each packet that cannot be sent, and why; the task sets it to its error policy."""
         self.routed = 0
@@ -45,15 +50,27 @@ class BaseRouter:
         """Time spent in :meth:`route_batch` and :meth:`flush` so far, waiting for room included."""
         self.traceparent: str | None = None
         """The W3C trace context that batches carry, while traces are made."""
-        self._groups: dict[str, _Group] = {}
-        self._cancelled = False
-        self._lock = threading.RLock()
+        self.failed_over = 0
+        """Packets that siblings got because the task they were for had ended."""
+        self.cancelled = threading.Event()
+        """Set by :meth:`cancel`."""
+        self._groups: dict[str, ConnectionGroup] = {}
+        self._lost: dict[str, DownstreamClosed] = {}
+        # Held to deal packets out, never to wait for room: add_connection() and remove_connection()
+        # get their turn under backpressure, too.
+        self._lock = threading.Lock()
 
     @property
     def connections(self) -> list[Connection]:
         """Every connection, group by group."""
         with self._lock:
-            return [c for group in self._groups.values() for c in group.connections]
+            return self._all()
+
+    @property
+    def lost(self) -> dict[str, str]:
+        """The tasks that have ended while they were connected, and why nothing reaches them."""
+        with self._lock:
+            return {name: str(error) for name, error in self._lost.items()}
 
     @property
     def partitioners(self) -> dict[str, Partitioner]:
@@ -64,17 +81,20 @@ class BaseRouter:
     def add_connection(self, connection: Connection) -> None:
         """Send to one more task, which shares the packets with the others of its group.
 
+        One of the name of a task that has ended takes its place.
+
         Raises:
             InvalidOption: there is a connection of that name already.
         """
         with self._lock:
-            if any(c.name == connection.name for c in self.connections):
+            old = next((c for c in self._all() if c.name == connection.name), None)
+            if old is not None and (old.closed is None or old.group != connection.group):
                 raise InvalidOption(
-                    f"{self.ctx.name} has a connection to {connection.name!r} already; "
+                    f"{self.name} has a connection to {connection.name!r} already; "
                     "remove it first or give the new one another name"
                 )
-            group = self._groups.setdefault(connection.group, _Group(RoundRobin()))
-            group.connections.append(connection)
+            self._lost.pop(connection.name, None)
+            self._groups.setdefault(connection.group, ConnectionGroup()).add(connection)
 
     def set_partitioner(self, group: str, partitioner: Partitioner) -> None:
         """Say how a group deals out its packets; round robin is what it does by default.
@@ -85,27 +105,29 @@ class BaseRouter:
         with self._lock:
             if group not in self._groups:
                 raise InvalidOption(
-                    f"{self.ctx.name} has no group {group!r}; it has: {', '.join(self._groups)}"
+                    f"{self.name} has no group {group!r}; it has: {', '.join(self._groups)}"
                 )
             self._groups[group].partitioner = partitioner
 
-    def remove_connection(self, name: str) -> Connection:
+    def remove_connection(self, name: str, stop: bool = False) -> Connection:
         """Send what was gathered for the task ``name``, then nothing more.
+
+        Args:
+            name: the downstream task.
+            stop: tell it that nothing more comes from here, as :meth:`stop` does. A task that is
+                not told waits for this one's end before it ends itself.
 
         Raises:
             InvalidOption: there is no such connection.
+            TaskCancelled: :meth:`cancel` was called while it waited for room.
         """
         with self._lock:
-            for group_name, group in self._groups.items():
-                for connection in group.connections:
-                    if connection.name == name:
-                        connection.flush(self)
-                        group.connections.remove(connection)
-                        if not group.connections:
-                            del self._groups[group_name]
-                        return connection
-            known = ", ".join(c.name for c in self.connections) or "none"
-        raise InvalidOption(f"{self.ctx.name} has no connection to {name!r}; it has: {known}")
+            connection = self._take_out(name)
+            connection.cut()
+            if stop:
+                connection.append(StopSignal(self.name, self.attempt))
+        self._deliver([connection])
+        return connection
 
     def route(self, packet: Packet) -> None:
         """Send one packet; see :meth:`route_batch`."""
@@ -117,61 +139,144 @@ class BaseRouter:
         Batches that are not full stay here until :meth:`flush`.
 
         Raises:
-            DownstreamClosed: a task downstream has ended.
-            TaskCancelled: :meth:`cancel` was called.
+            TaskCancelled: :meth:`cancel` was called while it waited for room.
+            Exception: what :attr:`on_reject` raises for a packet that cannot be sent.
         """
+        if not packets:
+            return
         begun = time.perf_counter()
+        rejected: list[Rejected] = []
+
+        def reject(packet: Packet, error: Exception) -> None:
+            rejected.append((packet, error))
+
         with self._lock:
             self.routed += len(packets)
             groups = list(self._groups.values())
+            due: list[Connection] = []
             for group in groups[1:]:
-                self._deal(group, [packet.copy() for packet in packets])
+                due += group.deal([packet.copy() for packet in packets], reject)
             if groups:
-                self._deal(groups[0], packets)
-            self.seconds += time.perf_counter() - begun
+                due += groups[0].deal(packets, reject)
+        if rejected:
+            self._reject(rejected)
+        self._deliver(due)
+        spent = time.perf_counter() - begun
+        self.seconds += spent  # after the call, which may switch threads
 
     def flush(self) -> None:
         """Send every batch as it is; raises what :meth:`route_batch` raises."""
         begun = time.perf_counter()
-        with self._lock:
-            for connection in self.connections:
-                connection.flush(self)
-            self.seconds += time.perf_counter() - begun
+        dealt_anew = True
+        while dealt_anew:
+            with self._lock:
+                due = [connection for connection in self._all() if connection.cut()]
+            dealt_anew = self._deliver(due)
+        spent = time.perf_counter() - begun
+        self.seconds += spent  # after the call, which may switch threads
 
     def stop(self) -> None:
         """Flush, then tell every task downstream that nothing more comes from here."""
-        with self._lock:
-            for connection in self.connections:
-                try:
-                    connection.signal(StopSignal(self.name, self.attempt), self)
-                except DownstreamClosed:
-                    continue  # it has ended before us and waits for no signal
+        self._signal(StopSignal(self.name, self.attempt))
 
     def pass_barrier(self, checkpoint: int) -> None:
         """Flush, then put a barrier behind all packets; raises what :meth:`route_batch` raises."""
-        with self._lock:
-            for connection in self.connections:
-                connection.signal(Barrier(checkpoint, self.name, self.attempt), self)
+        self._signal(Barrier(checkpoint, self.name, self.attempt))
 
     def begin(self, attempt: int) -> None:
         """Send anew, as this attempt: what was gathered is forgotten, and a cancellation over."""
         with self._lock:
             self.attempt = attempt
-            self._cancelled = False
-            for connection in self.connections:
-                connection.discard()
+            self.cancelled.clear()
+            for connection in self._all():
+                connection.take_back()
 
     def cancel(self) -> None:
         """Make a call that waits for room give up with ``TaskCancelled``."""
-        self._cancelled = True
+        self.cancelled.set()
 
-    def is_cancelled(self) -> bool:
-        """Whether :meth:`cancel` was called."""
-        return self._cancelled
+    def _all(self) -> list[Connection]:
+        return [c for group in self._groups.values() for c in group.connections]
 
-    def _deal(self, group: _Group, packets: list[Packet]) -> None:
-        connections = group.connections
-        parts = group.partitioner.split(packets, len(connections), self.on_reject)
-        for connection, part in zip(connections, parts):
-            if part:
-                connection.send(part, self)
+    def _take_out(self, name: str) -> Connection:
+        for group_name, group in self._groups.items():
+            for connection in group.connections:
+                if connection.name == name:
+                    group.remove(connection)
+                    if not group.connections:
+                        del self._groups[group_name]
+                    return connection
+        known = ", ".join(connection.name for connection in self._all()) or "none"
+        raise InvalidOption(f"{self.name} has no connection to {name!r}; it has: {known}")
+
+    def _signal(self, message: StopSignal | Barrier) -> None:
+        self.flush()
+        with self._lock:
+            connections = self._all()
+            # at one instant for all: no packet comes before it here and after it there
+            for connection in connections:
+                connection.append(message)
+        if self._deliver(connections):
+            self.flush()
+
+    def _deliver(self, connections: Iterable[Connection]) -> bool:
+        """Deliver what is due, and return whether packets were dealt out anew."""
+        dealt_anew = False
+        due = deque(connections)
+        while due:
+            connection = due.popleft()
+            if rejected := connection.deliver(self):
+                self._reject(rejected)
+            if connection.closed is not None:
+                others = self._fail_over(connection, connection.closed)
+            elif connection.stalled:
+                others = self._deal_anew(connection)
+            else:
+                continue
+            dealt_anew = True
+            due += others
+        return dealt_anew
+
+    def _fail_over(self, connection: Connection, closed: DownstreamClosed) -> list[Connection]:
+        """Deal out to its siblings what a task that has ended did not take, or reject it.
+
+        Returns:
+            The connections that have something to deliver.
+        """
+        rejected: list[Rejected] = []
+        due: list[Connection] = []
+        with self._lock:
+            packets = connection.take_back()
+            group = self._groups.get(connection.group)
+            known = connection.name in self._lost
+            self._lost[connection.name] = closed
+            siblings = group is not None and group.fail_over()
+            if group is None or not siblings:
+                rejected = [(packet, closed) for packet in packets]
+            elif packets:
+                self.failed_over += len(packets)
+                due = group.deal(packets, lambda *reason: rejected.append(reason))
+        if siblings and not known:
+            self.ctx.logger.warning("%s: %s; its siblings take over", self.name, closed)
+        self._reject(rejected)
+        return due
+
+    def _deal_anew(self, connection: Connection) -> list[Connection]:
+        """Deal out what a task has no room for, where the partitioner does not wait for it.
+
+        Returns:
+            The connections that have something to deliver.
+        """
+        rejected: list[Rejected] = []
+        with self._lock:
+            packets = connection.take_back_stalled() if connection.patience is not None else []
+            if not packets:
+                return [connection]
+            group = self._groups[connection.group]
+            due = group.deal(packets, lambda *reason: rejected.append(reason))
+        self._reject(rejected)
+        return due
+
+    def _reject(self, rejected: list[Rejected]) -> None:
+        for packet, error in rejected:
+            self.on_reject(packet, error)

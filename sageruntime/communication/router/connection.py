@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+import threading
 import time
-from typing import Any, Protocol
+from collections import deque
+from typing import TYPE_CHECKING, Any, Protocol
 
-from sagequeue.errors import EncodeError, Full, ShutDown
+from sagequeue.errors import BackendUnavailable, EncodeError, Full, QueueClosed, ShutDown
 from sagequeue.protocol import Queue
 from sageruntime.communication.router.packet import (
     Barrier,
@@ -14,11 +17,19 @@ from sageruntime.communication.router.packet import (
     PacketBatch,
     StopSignal,
 )
-from sageruntime.communication.router.partitioning import Reject
 from sageruntime.errors import DownstreamClosed, TaskCancelled
+
+if TYPE_CHECKING:
+    from sageruntime.recovery.policies import RetryPolicy
 
 # How soon a task that waits for room notices that it was cancelled.
 _CANCEL_CHECK_SECONDS = 0.05
+
+# How old the depth of a queue may be that takes a call to an actor to ask.
+_DEPTH_SECONDS = 0.1
+
+Rejected = tuple[Packet, Exception]
+"""A packet that cannot be sent, and why."""
 
 
 class Sender(Protocol):
@@ -27,29 +38,35 @@ class Sender(Protocol):
     Attributes:
         name: the task whose results are sent.
         attempt: which attempt of the task this is.
-        on_reject: takes each packet that cannot be sent, and why.
+        retry: how often a queue that cannot be reached is tried; None for once.
+        cancelled: set when it gives up waiting.
         traceparent: the trace context that batches carry.
     """
 
     name: str
     attempt: int
-    on_reject: Reject
+    retry: RetryPolicy | None
+    cancelled: threading.Event
     traceparent: str | None
-
-    def is_cancelled(self) -> bool:
-        """Whether to give up waiting for room."""
-        ...
 
 
 class Connection:
     """Gathers packets into batches and puts them in the queue of one downstream task.
+
+    Gathering never waits and is done by one thread at a time, which the router sees to; any number
+    of threads may deliver.
 
     Args:
         name: the downstream task.
         queue: its input queue.
         group: connections of one group share the packets; each group gets all of them.
         input_index: which input of the downstream task this is.
-        batch_size: packets at which a batch is put without waiting for :meth:`flush`.
+        batch_size: packets in a full batch.
+
+    Attributes:
+        closed: why nothing can be delivered any more; None as long as the task takes packets.
+        patience: seconds to wait for room before it is stalled; None for as long as it takes.
+        stalled: whether the last delivery left off for want of room.
     """
 
     def __init__(
@@ -66,76 +83,155 @@ class Connection:
         self.group = group
         self.input_index = input_index
         self.batch_size = batch_size
+        self.closed: DownstreamClosed | None = None
+        self.patience: float | None = None
+        self.stalled = False
         self._gathered: list[Packet] = []
+        self._due: deque[list[Packet] | StopSignal | Barrier] = deque()
+        self._delivering = threading.Lock()
+        # Of a queue that is asked seldom: its depth when asked last, and what was put since.
+        self._known_depth = 0
+        self._known_until = 0.0
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _restore, (self.name, self.queue, self.group, self.input_index, self.batch_size)
 
-    def send(self, packets: list[Packet], sender: Sender) -> None:
-        """Take packets; put every full batch, waiting while the queue is full.
+    def depth(self) -> int:
+        """How many packets wait for the task, about: a batch of its queue counts as a full one.
 
-        Packets that the queue cannot carry go to the sender's ``on_reject``.
-
-        Raises:
-            DownstreamClosed: the downstream task has ended.
-            TaskCancelled: the sender was cancelled while waiting.
+        A queue that other machines share is asked at most ten times a second.
         """
-        gathered = self._gathered
-        gathered.extend(packets)
-        size = self.batch_size
-        if len(gathered) < size:
-            return
-        whole = len(gathered) - len(gathered) % size
-        self._gathered = gathered[whole:]
-        for start in range(0, whole, size):
-            self._put(gathered[start : start + size], sender)
+        batches = len(self._due) + self._depth_of_queue()
+        return batches * self.batch_size + len(self._gathered)
 
-    def flush(self, sender: Sender) -> None:
-        """Put what has been gathered; raises what :meth:`send` raises."""
+    def gather(self, packets: list[Packet]) -> bool:
+        """Take packets and return whether there is something to deliver."""
+        size = self.batch_size
+        gathered = self._gathered
+        room = size - len(gathered)
+        if len(packets) < room:
+            gathered += packets
+            return self.closed is not None
+        self._due.append(gathered + packets[:room])
+        for start in range(room, len(packets) - size + 1, size):
+            self._due.append(packets[start : start + size])
+        self._gathered = packets[len(packets) - (len(packets) - room) % size :]
+        return True
+
+    def cut(self) -> bool:
+        """Make a batch of what is gathered and return whether there is something to deliver."""
         if self._gathered:
             packets, self._gathered = self._gathered, []
-            self._put(packets, sender)
+            self._due.append(packets)
+        return bool(self._due)
 
-    def signal(self, message: StopSignal | Barrier, sender: Sender) -> None:
-        """Put a message behind all packets; raises what :meth:`send` raises."""
-        self.flush(sender)
-        self._wait_and_put(message, sender)
+    def append(self, message: StopSignal | Barrier) -> None:
+        """Place a message behind all packets."""
+        self.cut()
+        self._due.append(message)
 
-    def discard(self) -> None:
-        """Forget what has been gathered."""
+    def take_back(self) -> list[Packet]:
+        """Give up all that was gathered and not delivered, where nobody delivers any more."""
+        packets = [packet for due in self._due if isinstance(due, list) for packet in due]
+        packets += self._gathered
+        self._due.clear()
         self._gathered = []
+        return packets
 
-    def _put(self, packets: list[Packet], sender: Sender) -> None:
-        batch = PacketBatch(
-            packets,
-            self.input_index,
-            time.time_ns(),
-            sender.name,
-            sender.attempt,
-            sender.traceparent,
-        )
+    def take_back_stalled(self) -> list[Packet]:
+        """Give up what finds no room: nothing if another thread is at it, or if it lies before a
+        message, which would come too early then."""
+        if not self._delivering.acquire(blocking=False):
+            return []
         try:
-            self._wait_and_put(batch, sender)
-        except EncodeError as error:
-            if len(packets) == 1:
-                sender.on_reject(packets[0], error)
-                return
-            # Only the packets at fault are rejected.
-            for packet in packets:
-                self._put([packet], sender)
+            if all(isinstance(due, list) for due in self._due):
+                return self.take_back()
+            return []
+        finally:
+            self._delivering.release()
 
-    def _wait_and_put(self, message: Message, sender: Sender) -> None:
+    def deliver(self, sender: Sender) -> list[Rejected]:
+        """Put every batch and message that is due, waiting while the queue is full.
+
+        It leaves off when the connection is found closed or stalled: see :attr:`closed` and
+        :attr:`stalled`.
+
+        Returns:
+            The packets that the queue cannot carry.
+
+        Raises:
+            TaskCancelled: the sender was cancelled while waiting.
+        """
+        rejected: list[Rejected] = []
+        due = self._due
+        with self._delivering:
+            self.stalled = False
+            while due and self.closed is None and not self.stalled:
+                first = due[0]
+                if not isinstance(first, list):
+                    if self._put(first, sender):
+                        due.popleft()
+                    continue
+                batch = PacketBatch(
+                    first,
+                    self.input_index,
+                    time.time_ns(),
+                    sender.name,
+                    sender.attempt,
+                    sender.traceparent,
+                )
+                try:
+                    if self._put(batch, sender):
+                        due.popleft()
+                except EncodeError as error:
+                    due.popleft()
+                    if len(first) == 1:
+                        rejected.append((first[0], error))
+                    else:  # only the packets at fault are rejected
+                        due.extendleft([packet] for packet in reversed(first))
+        return rejected
+
+    def _put(self, message: Message, sender: Sender) -> bool:
+        """Put a message; False if the connection turns out to be closed or stalled."""
+        failures = 0
+        patience = self.patience
+        seconds = min(_CANCEL_CHECK_SECONDS, math.inf if patience is None else patience)
         while True:
             try:
-                self.queue.put(message, timeout=_CANCEL_CHECK_SECONDS)
-                return
+                self.queue.put(message, timeout=seconds)
+                self._known_depth += 1
+                return True
             except Full:
-                if sender.is_cancelled():
-                    raise TaskCancelled(f"stopped while it waited to send to {self.name}") from None
-            except ShutDown as error:
-                raise DownstreamClosed(
-                    f"{self.name} has ended and takes no more packets"
-                ) from error
+                self.stalled = patience is not None
+            except (ShutDown, QueueClosed) as error:
+                return self._close(f"{self.name} has ended and takes no more packets", error)
+            except BackendUnavailable as error:
+                failures += 1
+                retry = sender.retry
+                if retry is None or failures >= retry.attempts:
+                    return self._close(f"the queue of {self.name} is gone: {error}", error)
+                sender.cancelled.wait(min(retry.backoff * 2 ** (failures - 1), retry.max_backoff))
+            if sender.cancelled.is_set():
+                raise TaskCancelled(f"stopped while it waited to send to {self.name}")
+            if self.stalled:
+                return False
+
+    def _close(self, why: str, cause: Exception) -> bool:
+        self.closed = DownstreamClosed(why)
+        self.closed.__cause__ = cause
+        return False
+
+    def _depth_of_queue(self) -> int:
+        try:
+            if self.queue.backend != "ray":
+                return self.queue.qsize()
+            now = time.monotonic()
+            if now >= self._known_until:
+                self._known_depth = self.queue.qsize()
+                self._known_until = now + _DEPTH_SECONDS
+            return self._known_depth
+        except (QueueClosed, BackendUnavailable):
+            return 0  # whoever sends there next finds out
 
 
 def _restore(

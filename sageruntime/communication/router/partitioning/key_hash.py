@@ -1,64 +1,52 @@
-"""Partitioners: which packet of a batch goes to which task of a group."""
+"""KeyHash: equal keys to the same task."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from sageruntime.communication.router.packet import Packet
+from sageruntime.communication.router.partitioning.partitioner import Reject, Target
 from sageruntime.communication.stable_hash import stable_hash
 
-Reject = Callable[[Packet, Exception], None]
-"""Takes a packet that cannot be sent, and why."""
-
 _CACHED_KEYS = 1 << 16
-
-
-class Partitioner(Protocol):
-    """Deals packets out to the tasks of one group."""
-
-    def split(self, packets: list[Packet], ways: int, reject: Reject) -> list[list[Packet]]:
-        """Return ``ways`` lists that hold every packet once, each in the order given.
-
-        A packet that has no place is handed to ``reject`` instead.
-        """
-        ...
-
-
-class RoundRobin:
-    """Each packet to the next task in turn."""
-
-    def __init__(self) -> None:
-        self._turn = 0
-
-    def split(self, packets: list[Packet], ways: int, reject: Reject) -> list[list[Packet]]:
-        """See :class:`Partitioner`; rejects nothing."""
-        turn = self._turn
-        self._turn = (turn + len(packets)) % ways
-        return [packets[(way - turn) % ways :: ways] for way in range(ways)]
 
 
 class KeyHash:
     """Packets of equal key to the same task, always and from every process.
 
+    The task is the :func:`~sageruntime.communication.stable_hash.stable_hash` of the key modulo
+    the number of tasks: with one task more or less, most keys move. With one task nothing is
+    hashed, and any key will do.
+
     Args:
         function: gives the key of a payload, which becomes the packet's; by default the key the
             packet has.
+        fails_over: whether keys may move to other tasks when one has ended. Each sending task
+            moves them when it notices.
     """
 
-    def __init__(self, function: Callable[[Any], Any] | None = None) -> None:
+    def __init__(
+        self, function: Callable[[Any], Any] | None = None, fails_over: bool = False
+    ) -> None:
         self.function = function
+        self.fails_over = fails_over
         self._ways = 0
         self._way_of: dict[Any, int] = {}
 
-    def split(self, packets: list[Packet], ways: int, reject: Reject) -> list[list[Packet]]:
+    def split(
+        self, packets: list[Packet], targets: Sequence[Target], reject: Reject
+    ) -> list[list[Packet]]:
         """See :class:`Partitioner`; rejects packets without a key that has a stable hash."""
         packets = self._with_keys(packets, reject)
+        ways = len(targets)
+        if ways == 1:
+            return [packets]
         if ways != self._ways or len(self._way_of) > _CACHED_KEYS:
             self._ways = ways
             self._way_of = {}
         way_of = self._way_of
-        parts: list[list[Packet]] = [[] for _ in range(ways)]
+        parts: list[list[Packet]] = [[] for _ in targets]
         for packet in packets:
             key = packet.key
             try:

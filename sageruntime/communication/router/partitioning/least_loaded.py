@@ -1,0 +1,47 @@
+"""LeastLoaded: those who are behind get less."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sageruntime.communication.router.packet import Packet
+from sageruntime.communication.router.partitioning.partitioner import Reject, Target
+
+
+class LeastLoaded:
+    """To the tasks with the fewest packets waiting, so that all come to have as many.
+
+    It looks at the queues once for each list of packets. A task that has no room for a while is
+    passed by: its packets are dealt out anew, behind those that others have already.
+    """
+
+    fails_over = True
+    patience = 0.02
+
+    def split(
+        self, packets: list[Packet], targets: Sequence[Target], reject: Reject
+    ) -> list[list[Packet]]:
+        """See :class:`Partitioner`; rejects nothing."""
+        if len(targets) == 1:
+            return [packets]
+        parts: list[list[Packet]] = []
+        start = 0
+        for share in _shares(len(packets), [target.depth() for target in targets]):
+            parts.append(packets[start : start + share])
+            start += share
+        return parts
+
+
+def _shares(amount: int, depths: list[int]) -> list[int]:
+    """How much to pour into each of some vessels, filled so deep, to bring the lowest level up."""
+    shares = [0] * len(depths)
+    lowest = sorted(range(len(depths)), key=depths.__getitem__)
+    total = amount
+    for count, way in enumerate(lowest, 1):
+        total += depths[way]
+        level, rest = divmod(total, count)
+        if count == len(lowest) or level < depths[lowest[count]]:
+            break
+    for turn, way in enumerate(lowest[:count]):
+        shares[way] = level - depths[way] + (turn < rest)
+    return shares
