@@ -53,6 +53,8 @@ class Broker:
         self.is_shutdown = False
         self.handed_out: dict[str, tuple[int, list[bytes]]] = {}
         self.kept: deque[bytes] = deque()
+        self.keepers: set[str] = set()
+        self.replaced: set[str] = set()
         self.changed = asyncio.Condition()
 
     async def _wait_until(self, ready: Callable[[], bool], seconds: float) -> bool:
@@ -86,8 +88,14 @@ class Broker:
             last, batch = self.handed_out.get(receiver, (-1, []))
             if last == request:
                 return batch, False
-            if not await self._wait_until(lambda: self.is_shutdown or bool(self.items), seconds):
+            if keep:
+                self.keepers.add(receiver)
+            if not await self._wait_until(
+                lambda: self.is_shutdown or bool(self.items) or receiver in self.replaced, seconds
+            ):
                 return [], False
+            if receiver in self.replaced:
+                return [], True
             batch = [self.items.popleft() for _ in range(min(most, len(self.items)))]
             if batch:
                 self.handed_out[receiver] = (request, batch)
@@ -102,6 +110,9 @@ class Broker:
 
     async def give_back(self) -> None:
         async with self.changed:
+            # a call that the dead had under way must not take anything any more
+            self.replaced |= self.keepers
+            self.keepers.clear()
             self.items.extendleft(reversed(self.kept))
             self.kept.clear()
             self.changed.notify_all()

@@ -11,10 +11,10 @@ from abc import ABC, abstractmethod
 from collections import deque
 from typing import TYPE_CHECKING, Any, cast
 
-from sagequeue.errors import InvalidOption
 from sagequeue.protocol import Queue
 from sagequeue.ray_queue import RayQueue
 from sageruntime.communication.router import Message, StopSignal
+from sageruntime.errors import InvalidOption
 
 if TYPE_CHECKING:
     from sagequeue import SageQueue
@@ -46,6 +46,9 @@ class Inbox(ABC):
 
     def rewind(self) -> None:  # noqa: B027
         """The next worker begins with what is unfinished."""
+
+    def abandon(self) -> None:  # noqa: B027
+        """Leave what is unfinished; nothing refers to the queue's memory any more."""
 
 
 class ForgetfulInbox(Inbox):
@@ -132,6 +135,11 @@ class ClaimingInbox(Inbox):
     def rewind(self) -> None:
         """See :class:`Inbox`."""
         self._again = [lease.item for lease in self._leases]
+
+    def abandon(self) -> None:
+        """See :class:`Inbox`; a lease that is dropped is given back."""
+        self._again = []
+        self._leases = []
 
 
 class AcknowledgingInbox(KeepingInbox):

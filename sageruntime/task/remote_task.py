@@ -82,7 +82,8 @@ class RemoteTask(BaseTask):
 
     def stop(self, drain: bool = True, timeout: float | None = None) -> bool:
         """See :class:`BaseTask`."""
-        with self._changed:
+        # no new host is begun meanwhile
+        with self._commanding, self._changed:
             if self._state is TaskState.CREATED:
                 self._advance(TaskState.STOPPED)
             self._draining = self._draining or drain

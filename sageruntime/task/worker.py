@@ -167,6 +167,9 @@ class Worker(ABC):
     def take_checkpoint(self, checkpoint: int) -> None:
         """Begin a checkpoint here, if this task is where it begins."""
 
+    def _end_input(self) -> None:  # noqa: B027
+        """Nothing will be taken from the input any more, and everything is sent."""
+
     @abstractmethod
     def _work(self) -> None:
         """Process the input to its end."""
@@ -187,6 +190,7 @@ class Worker(ABC):
             if isinstance(operator, SinkOperator):
                 result = operator.result()
             self.router.stop()
+            self._end_input()
             if self.coordinated:
                 self.events.completed(self._snapshot())
                 self._wait_for(lambda: self._dismissed)

@@ -6,6 +6,7 @@ import contextlib
 import json
 import threading
 from dataclasses import asdict
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -125,7 +126,7 @@ class LifeOfATask(RuleBasedStateMachine):
     def transitions_are_legal(self) -> None:
         states = list(self.states)
         assert TaskState.FAILED not in states
-        for before, after in zip(states, states[1:]):
+        for before, after in pairwise(states):
             assert after in NEXT_STATES[before], f"{before} to {after}"
 
     def teardown(self) -> None:
