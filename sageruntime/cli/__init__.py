@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from sageruntime.cli import doctor, queues, run, schema
+from sageruntime.cli import dlq, doctor, queues, run, schema
 
 app = typer.Typer(
     help="Run task pipelines over SageQueue: on threads, on processes, on Ray.",
@@ -16,6 +16,7 @@ app.command()(run.run)
 app.command()(doctor.doctor)
 app.command()(schema.schema)
 app.add_typer(queues.app, name="queues")
+app.add_typer(dlq.app, name="dlq")
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from sageruntime.cli.console import console
@@ -27,7 +28,7 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="For programs.")
         for check in checks:
             colour = _COLOURS[check.outcome]
             outcome = f"[{colour}]{check.outcome.value}[/]"
-            table.add_row(check.name, outcome, check.found, check.remedy)
+            table.add_row(check.name, outcome, escape(check.found), escape(check.remedy))
         console.print(table)
     if any(check.outcome is Outcome.FAILED for check in checks):
         raise typer.Exit(1)

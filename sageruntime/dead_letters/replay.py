@@ -15,6 +15,7 @@ from sageruntime.factory.task_factory import Host
 from sageruntime.operator import BaseOperator, IterableSource
 from sageruntime.stage import Stage
 from sageruntime.task.error_policy import DeadLetter, ErrorPolicy
+from sageruntime.task.options import TaskOptions
 
 if TYPE_CHECKING:
     from sageruntime.job_result import JobResult
@@ -63,7 +64,9 @@ def replay(
     again. A job that is broken off leaves all its letters: some packets may have gone through by
     then, and will again.
 
-    A stage begins without the state it had: a count by key counts what is sent again only.
+    The stage entered makes a letter of each packet that fails, whatever its error policy; those
+    after it do as theirs say. A stage begins without the state it had: a count by key counts what
+    is sent again only.
 
     Args:
         pipeline: of the name the letters have; operators may have been corrected.
@@ -106,21 +109,26 @@ def _send(
     on: Host | None,
     outcome: Replay,
 ) -> None:
-    packets = [store.packet(letter) for letter in letters]
-    result = _rest_of(pipeline, position, packets, on).run()
+    rest = _rest_of(pipeline, position, [store.packet(letter) for letter in letters], on)
+    result = rest.run()
+    entry = rest.stages[2].name
     sent: dict[int | None, list[StoredLetter]] = {}
     for letter in letters:
         sent.setdefault(letter.packet_id, []).append(letter)
     again: dict[int, DeadLetter] = {}
     new: list[DeadLetter] = []
     for given_up in result.dead_letters:
+        if given_up.packet is None and given_up.stage == entry:
+            # whose packets were in that message is not known: all stay
+            again = {letter.id: given_up for letter in letters} | again
+            continue
         packet_id = given_up.packet.id if given_up.packet is not None else None
-        same = [old for old in sent.get(packet_id, ()) if _is_again(old, given_up)]
-        again.update((old.id, given_up) for old in same)
+        same = [old.id for old in sent.get(packet_id, ()) if _is_again(old, given_up)]
+        again.update(dict.fromkeys(same, given_up))
         if not same:
             new.append(given_up)
     gone = [letter.id for letter in letters if letter.id not in again]
-    store.settle(gone, again, pipeline.name, new)
+    store.settle(pipeline.name, gone, again, new)
     outcome.gone += gone
     outcome.again += again
     outcome.new += len(new)
@@ -129,9 +137,8 @@ def _send(
 
 def _is_again(old: StoredLetter, new: DeadLetter) -> bool:
     """Whether a packet was given up where it had been before, and not further on."""
-    if new.stage == _SEND:  # where results are sent from that had no way out of their stage
-        return True
-    return (old.stage, old.is_result) == (new.stage, new.is_result)
+    # results that had no way out of their stage are sent from another now
+    return new.stage == _SEND or (old.stage, old.is_result) == (new.stage, new.is_result)
 
 
 def _rest_of(pipeline: Pipeline, position: int, packets: list[Packet], on: Host | None) -> Pipeline:
@@ -144,6 +151,14 @@ def _rest_of(pipeline: Pipeline, position: int, packets: list[Packet], on: Host 
     rest.stages = [
         Stage(_READ, OperatorFactory(IterableSource, packets), 1, "thread", options),
         Stage(_SEND, OperatorFactory(_SendAgain), 1, "thread", options),
-        *stages,
+        replace(stages[0], options=_giving_up(stages[0].options)),
+        *stages[1:],
     ]
     return rest
+
+
+def _giving_up(options: TaskOptions) -> TaskOptions:
+    """The same, with a letter for each packet that fails: then it is known which went through."""
+    if options.error_policy is ErrorPolicy.RETRY:
+        return replace(options, retry=replace(options.retry, then="dead_letter"))
+    return replace(options, error_policy=ErrorPolicy.DEAD_LETTER)

@@ -180,16 +180,19 @@ class DeadLetterStore:
             self._delete(ids)
 
     def settle(
-        self, gone: Collection[int], again: Mapping[int, DeadLetter], job: str,
+        self,
+        job: str,
+        gone: Collection[int],
+        again: Mapping[int, DeadLetter],
         new: Iterable[DeadLetter],
-    ) -> None:  # fmt: skip
-        """Write down what came of a replay, all at once.
+    ) -> None:
+        """Write down what came of a replay, all or nothing.
 
         Args:
-            gone: letters whose packets went through, which are removed.
-            again: letters that failed again, with how; their tries are counted.
-            job: the job that has
-            new: letters, of stages further on.
+            job: the job it was of.
+            gone: letters whose packets went through; they are removed.
+            again: letters whose packets failed again, with how; their tries are counted.
+            new: letters of stages further on.
         """
         with self._transaction():
             self._delete(gone)
@@ -219,9 +222,12 @@ class DeadLetterStore:
         self.close()
 
     def _open(self) -> None:
-        (application,) = self._database.execute("PRAGMA application_id").fetchone()
-        (version,) = self._database.execute("PRAGMA user_version").fetchone()
-        (tables,) = self._database.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        execute = self._database.execute
+        execute("BEGIN")  # another process may be making the file
+        (application,) = execute("PRAGMA application_id").fetchone()
+        (version,) = execute("PRAGMA user_version").fetchone()
+        (tables,) = execute("SELECT count(*) FROM sqlite_master").fetchone()
+        execute("COMMIT")
         if not application and not tables:
             self._database.executescript(_SCHEMA)
         elif (application, version) != (_APPLICATION, _VERSION):
