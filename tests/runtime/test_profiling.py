@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import io
+import json
 import pickle
+import sys
 import threading
 import time
 from collections import Counter
 from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
 
+import cloudpickle
 import pytest
+from rich.console import Console
 
-from sageruntime.profiling import Frame, StackProfile, flame_graph
+from sageruntime import Pipeline, TaskOptions
+from sageruntime.errors import JobFailed, MonitoringError
+from sageruntime.profiling import Frame, StackProfile, flame_graph, time_report, time_table
 from sageruntime.profiling.sampler import Sampler
+
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 
 class Page(HTMLParser):
@@ -100,3 +111,120 @@ def test_threads_are_sampled_side_by_side() -> None:
         assert page.seconds[name] == pytest.approx(seconds, rel=0.1)
     outermost = {stack[1].function for stack in profile.seconds}
     assert outermost <= {"Burner.burn", "sleep", "work"}  # not how the thread was started
+
+
+@pytest.fixture(params=["thread", "process", "ray"])
+def on(request: pytest.FixtureRequest) -> Any:
+    if request.param == "ray":
+        request.getfixturevalue("ray_cluster")
+    return request.param
+
+
+# A queue holds little, so that waiting for room shows.
+OPTIONS = TaskOptions(batch_size=50, queue_maxsize=100, monitoring_interval=0.1)
+
+
+def burn(n: Any) -> Any:
+    Burner().burn(0.001)
+    return n
+
+
+def rest(n: Any) -> Any:
+    time.sleep(0.001)
+    return n
+
+
+# Batches take their time through Ray.
+MOST = {"thread": 0.8, "process": 0.8, "ray": 0.5}
+
+
+def shares(pipeline: Pipeline, on: Any) -> dict[str, dict[str, float]]:
+    return {row["stage"]: row["share"] for row in time_report(pipeline.run(on).metrics)}
+
+
+@pytest.mark.parametrize("work", [burn, rest])
+def test_a_slow_operator_is_where_the_time_goes(work: Any, on: Any) -> None:
+    pipeline = Pipeline("slow", options=OPTIONS).source(range(600), name="read")
+    share = shares(pipeline.map(work, name="work").sink(lambda n: None, name="write"), on)
+    assert share["work"]["operator"] > MOST[on]
+    assert share["write"]["waiting"] > MOST[on]
+    assert share["read"]["routing"] > 0.5  # it waits for room
+
+
+def test_a_slow_sink_holds_up_those_before_it(on: Any) -> None:
+    pipeline = Pipeline("slow", options=OPTIONS).source(range(600), name="read")
+    share = shares(pipeline.map(lambda n: n, name="work").sink(rest, name="write"), on)
+    assert share["write"]["operator"] > MOST[on]
+    assert share["work"]["routing"] > 0.5
+
+
+def large(n: int) -> list[str]:
+    return [str(number) for number in range(20_000)]
+
+
+def test_large_payloads_take_time_to_decode() -> None:
+    pipeline = Pipeline("large", options=OPTIONS).source(range(100), name="read")
+    pipeline.map(large, name="make", on="process").map(len, name="measure", on="process")
+    row = time_report(pipeline.sink().run().metrics)[2]
+    assert row["seconds"]["decoding"] > 5 * row["seconds"]["operator"]
+
+
+def test_a_slow_source_is_what_its_time_goes_to() -> None:
+    pipeline = Pipeline("slow").source(map(rest, range(300)), name="read").sink(name="write")
+    share = shares(pipeline, "thread")
+    assert share["read"]["operator"] > 0.8
+    assert share["write"]["waiting"] > 0.8
+
+
+def test_threads_of_one_task_share_its_time() -> None:
+    pipeline = Pipeline("lanes").source(range(600)).map(rest, name="work", worker_threads=3)
+    share = shares(pipeline.sink(), "thread")
+    assert share["work"]["operator"] > 0.8
+
+
+def test_the_table_of_a_job() -> None:
+    result = Pipeline("table").source(range(100), name="read").sink(name="write").run()
+    text = io.StringIO()
+    Console(width=120, file=text).print(time_table(result.metrics))
+    for word in ("waiting", "decoding", "operator", "routing", "read", "write", "%"):
+        assert word in text.getvalue()
+
+
+def test_a_job_leaves_flame_graphs(on: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "some" / "folder"
+    pipeline = Pipeline("flames", options=OPTIONS).source(range(400), name="read")
+    pipeline.map(burn, name="work", parallelism=2).map(rest, name="rest", worker_threads=2)
+    pipeline.sink(name="write").run(on, profile=folder)
+    pages = {file.stem: Page(file.read_text()) for file in folder.glob("*.html")}
+    assert pages.keys() == {"read", "work", "rest", "write"}
+    for stage, page in pages.items():
+        assert page.loads == []
+        whole = page.seconds[f"flames: {stage}"]
+        threads = [name for name in page.seconds if f"-{stage}-" in name]
+        assert sum(page.seconds[name] for name in threads) == pytest.approx(whole, rel=0.05)
+    assert sum("-work-" in name for name in pages["work"].seconds) == 2
+    assert pages["work"].seconds["Burner.burn"] > 0.3
+    assert pages["rest"].seconds["rest"] > 0.2  # in both threads of the task
+    times = json.loads((folder / "times.json").read_text())
+    assert [row["stage"] for row in times] == ["read", "work", "rest", "write"]
+    assert times[1]["tasks"] == 2
+
+
+def test_a_job_that_fails_leaves_what_was_seen(tmp_path: Path) -> None:
+    def work(n: int) -> int:
+        burn(n)
+        if n == 200:
+            raise LookupError("no more")
+        return n
+
+    pipeline = Pipeline("failing").source(range(1000)).map(work, name="work").sink()
+    with pytest.raises(JobFailed):
+        pipeline.run(profile=tmp_path)
+    assert Page((tmp_path / "work.html").read_text()).seconds["burn"] > 0.1
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    with pytest.raises(MonitoringError, match="name another folder"):
+        Pipeline("nowhere").source(range(10)).sink().run(profile=file / "folder")
