@@ -1,35 +1,43 @@
 """What a SIGKILL does to other queues: the same random kills, one queue after the other.
 
-    python -m bench.kill_peers [--kills N] [--seed N]
+    python -m bench.kill_peers [--kills N] [--trials N]
 
-Two producers and two consumers; every few milliseconds one of them is killed and replaced. A queue
-*hangs* when nothing has been got for five seconds though producers live; a message is *lost* when
-its put had returned and nobody ever got it (get, not claim, everywhere: what the killed consumers
-had in hand, at most one each, is not counted); *torn* when what was got is not what was put.
+Two producers and two consumers; every few milliseconds one of them is killed and replaced, so many
+times or until the queue *hangs*: nothing was got for five seconds, though producers and consumers
+live. In the end the producers are killed and the consumers take what is left. Of the messages whose
+put had returned, some are *missing*: nobody ever got them (what is stuck in a queue that hangs, and
+what its put had only handed to a thread that died, are among them; what the killed consumers may
+have had in hand, one each, is not). Others are *torn*: what was got is not what was put, or cannot
+be unpickled. A worker *fails* when the queue raised something else, or crashed it.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import mmap
 import multiprocessing as mp
 import os
 import pickle
 import queue as standard
 import random
+import select
 import signal
 import struct
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from sagequeue import SageQueue
 
 HUNG_SECONDS = 5.0
+LOOK_EVERY = 25  # kills
+TRIAL_SECONDS = 300.0
 _PUT = struct.Struct("<Q")
 _GOT = struct.Struct("<QQQ")  # producer, number, whole
 
@@ -55,6 +63,18 @@ def body_of(producer: int, number: int) -> bytes:
     return bytes([(producer * 31 + number) % 251]) * size
 
 
+@dataclass
+class Outcome:
+    """What became of one queue."""
+
+    kills: int = 0
+    hung: bool = False
+    failed: int = 0
+    put: int = 0
+    missing: int = 0
+    torn: int = 0
+
+
 class Trial:
     """One queue under fire."""
 
@@ -64,9 +84,10 @@ class Trial:
         self.puts = mmap.mmap(-1, _PUT.size * (kills + 10))
         self.started = [0, 0]
         self.workers: dict[int, int] = {}
+        self.outcome = Outcome()
 
     def produce(self, producer: int) -> None:
-        """Put for ever."""
+        """Put without end."""
         number = 0
         while True:
             self.queue.put((producer, number, body_of(producer, number)))
@@ -74,7 +95,7 @@ class Trial:
             _PUT.pack_into(self.puts, producer * _PUT.size, number)
 
     def consume(self, consumer: int) -> None:
-        """Get for ever."""
+        """Get without end."""
         log = os.open(self.folder / str(consumer), os.O_CREAT | os.O_WRONLY | os.O_APPEND)
         while True:
             try:
@@ -113,31 +134,30 @@ class Trial:
                 return False
         return True
 
-    def run(self, kills: int, seed: int) -> str:
+    def kill(self, pid: int) -> int:
+        """Kill one; of which kind it was."""
+        os.kill(pid, signal.SIGKILL)
+        self.outcome.failed += not os.WIFSIGNALED(os.waitpid(pid, 0)[1])
+        return self.workers.pop(pid)
+
+    def run(self, kills: int, seed: int) -> Outcome:
         """Kill and see."""
-        chance = random.Random(seed)
+        outcome, chance = self.outcome, random.Random(seed)
         for kind in (0, 1, 0, 1):
             self.start(kind)
-        killed, verdict = 0, ""
-        while killed < kills and not verdict:
+        while outcome.kills < kills and not outcome.hung:
             time.sleep(0.005 + chance.random() * 0.01)
-            pid = chance.choice(list(self.workers))
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
-            self.start(self.workers.pop(pid))
-            killed += 1
-            if killed % 25 == 0 and self.stalls():
-                verdict = f"hung within {killed} kills"
+            self.start(self.kill(chance.choice(list(self.workers))))
+            outcome.kills += 1
+            outcome.hung = outcome.kills % LOOK_EVERY == 0 and self.stalls()
         for pid in [pid for pid, kind in self.workers.items() if kind == 0]:
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
-            del self.workers[pid]
-        while not verdict and not self.drained():
+            self.kill(pid)
+        while not self.drained():
             pass
-        for pid in self.workers:
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
-        return ", ".join(filter(None, (verdict or f"survived {killed} kills", self.account())))
+        for pid in list(self.workers):
+            self.kill(pid)
+        self.account()
+        return outcome
 
     def drained(self) -> bool:
         """Whether nothing comes any more."""
@@ -145,54 +165,68 @@ class Trial:
         time.sleep(1.0)
         return self.got() == before
 
-    def account(self) -> str:
+    def account(self) -> None:
         """What became of the messages."""
         seen: set[tuple[int, int]] = set()
-        torn = 0
         for file in self.folder.iterdir():
             data = file.read_bytes()
-            for producer, number, whole in _GOT.iter_unpack(data[: len(data) // 24 * 24]):
-                torn += not whole
+            whole_records = len(data) // _GOT.size * _GOT.size
+            for producer, number, whole in _GOT.iter_unpack(data[:whole_records]):
+                self.outcome.torn += not whole
                 if whole:
                     seen.add((producer, number))
-        put = missing = 0
+        missing = 0
         for producer in range(self.started[0]):
             (count,) = _PUT.unpack_from(self.puts, producer * _PUT.size)
-            put += count
+            self.outcome.put += count
             missing += sum((producer, number) not in seen for number in range(count))
-        lost = max(0, missing - self.started[1])  # in the hands of consumers that died
-        return f"{put:,} put, {lost:,} lost, {torn:,} torn"
+        self.outcome.missing = max(0, missing - self.started[1])
 
 
-def trial(name: str, kills: int, seed: int) -> None:
+def trial(name: str, kills: int, seed: int) -> Outcome:
     """In a process of its own, which can be given up with all its children."""
-    with tempfile.TemporaryDirectory() as folder:
-        print(f"| {name} | {Trial(PEERS[name](), kills, Path(folder)).run(kills, seed)} |")
-        sys.stdout.flush()
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.setpgid(0, 0)
+        with tempfile.TemporaryDirectory() as folder:
+            queue = PEERS[name]()
+            outcome = Trial(queue, kills, Path(folder)).run(kills, seed)
+            os.write(writer, json.dumps(asdict(outcome)).encode())
+            if isinstance(queue, SageQueue):
+                queue.close()  # the others have nothing that would outlive their processes
+        os._exit(0)
+    os.close(writer)
+    ready, _, _ = select.select([reader], [], [], TRIAL_SECONDS)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    answer = os.read(reader, 4096) if ready else b""
+    os.close(reader)
+    if not answer:
+        raise RuntimeError(f"the trial of {name} did not come to an end")
+    return Outcome(**json.loads(answer))
 
 
 def main() -> int:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m bench.kill_peers")
     parser.add_argument("--kills", type=int, default=1000)
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--trials", type=int, default=5)
     options = parser.parse_args()
-    print("| queue | after random SIGKILLs |\n|---|---|")
-    sys.stdout.flush()
+    print("| queue | hung | after kills | put | missing | torn | failed workers |")
+    print("|---|---|---|---|---|---|---|", flush=True)
     for name in PEERS:
-        pid = os.fork()
-        if pid == 0:
-            os.setpgid(0, 0)
-            trial(name, options.kills, options.seed)
-            os._exit(0)
-        deadline = time.monotonic() + 300
-        while os.waitpid(pid, os.WNOHANG)[0] == 0:
-            time.sleep(0.1)
-            if time.monotonic() > deadline:
-                print(f"| {name} | hung, and could not be stopped in order |")
-                break
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(pid, signal.SIGKILL)
+        outcomes = [trial(name, options.kills, seed) for seed in range(1, options.trials + 1)]
+        hung = sum(outcome.hung for outcome in outcomes)
+        fewest, most = (choose(outcome.kills for outcome in outcomes) for choose in (min, max))
+        sums = [sum(getattr(o, what) for o in outcomes) for what in ("put", "missing", "torn")]
+        print(
+            f"| {name} | {hung} of {len(outcomes)} | {fewest} to {most} | "
+            f"{' | '.join(f'{value:,}' for value in sums)} | "
+            f"{sum(outcome.failed for outcome in outcomes)} |",
+            flush=True,
+        )
     return 0
 
 
