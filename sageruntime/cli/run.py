@@ -8,7 +8,14 @@ from typing import Annotated
 import typer
 
 from sageruntime.cli import progress, summary
-from sageruntime.cli.console import LogFormat, LogLevel, exit_codes, start_logging
+from sageruntime.cli.console import (
+    LogFormat,
+    LogLevel,
+    console,
+    errors,
+    exit_codes,
+    start_logging,
+)
 from sageruntime.cli.job_arguments import (
     Format,
     JobFile,
@@ -19,6 +26,8 @@ from sageruntime.cli.job_arguments import (
     configured_job,
 )
 from sageruntime.job_file import pipeline_of
+from sageruntime.profiling import time_table
+from sageruntime.tracing import Tracing
 
 
 def run(
@@ -27,6 +36,28 @@ def run(
     with_: With = None,
     output: Annotated[
         Path | None, typer.Option(help="Where the result goes as JSON, instead of the file's.")
+    ] = None,
+    prometheus_port: Annotated[
+        int | None,
+        typer.Option(help="Serve metrics for Prometheus at this port; 0 is any that is free."),
+    ] = None,
+    prometheus_address: Annotated[
+        str | None,
+        typer.Option(help="At this address of this machine, instead of 127.0.0.1."),
+    ] = None,
+    profile: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Show where the time goes; flame graphs of all stages go to this folder.",
+        ),
+    ] = None,
+    trace: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODULE:FUNCTION",
+            help="Make OpenTelemetry spans; the function makes each process's TracerProvider.",
+        ),
     ] = None,
     log_level: Level = LogLevel.WARNING,
     log_format: Format = LogFormat.TEXT,
@@ -37,7 +68,20 @@ def run(
         host = checked_host(on)
         job_config = configured_job(job_file, with_)
         pipeline = pipeline_of(job_config, job_file.parent)
-        with pipeline.start(host, **job_config.start_options()) as job:
+        given = {
+            "prometheus_port": prometheus_port,
+            "prometheus_address": prometheus_address,
+            "profile": profile,
+            "tracing": None if trace is None else Tracing(trace),
+        }
+        options = job_config.start_options()
+        options.update((name, value) for name, value in given.items() if value is not None)
+        with pipeline.start(host, **options) as job:
+            if job.prometheus_port is not None:
+                errors.print(f"metrics are served at port {job.prometheus_port}")
             progress.follow(job)
             result = job.result()
     summary.show(result, job_config.result, output)
+    if profile is not None:
+        console.print(time_table(result.metrics))
+        console.print(f"flame graphs are in {profile}", highlight=False)
