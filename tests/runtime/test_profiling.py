@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import pickle
+import subprocess
 import sys
 import threading
 import time
@@ -158,15 +159,19 @@ def test_a_slow_sink_holds_up_those_before_it(on: Any) -> None:
     assert share["work"]["routing"] > 0.5
 
 
-def large(n: int) -> list[str]:
-    return [str(number) for number in range(20_000)]
+class Puzzle:
+    """Arrives as a number that takes its time to be worked out."""
+
+    def __reduce__(self) -> Any:
+        return sum, (range(100_000),)
 
 
-def test_large_payloads_take_time_to_decode() -> None:
-    pipeline = Pipeline("large", options=OPTIONS).source(range(100), name="read")
-    pipeline.map(large, name="make", on="process").map(len, name="measure", on="process")
-    row = time_report(pipeline.sink().run().metrics)[2]
-    assert row["seconds"]["decoding"] > 5 * row["seconds"]["operator"]
+def test_what_is_hard_to_decode() -> None:
+    pipeline = Pipeline("puzzles", options=OPTIONS).source(range(200), name="read")
+    pipeline.map(lambda n: Puzzle(), name="make").map(str, name="solve", on="process")
+    share = shares(pipeline.sink(), None)
+    assert share["solve"]["decoding"] > 0.8 * (1 - share["solve"]["waiting"])
+    assert share["solve"]["decoding"] > 0.3
 
 
 def test_a_slow_source_is_what_its_time_goes_to() -> None:
@@ -228,3 +233,36 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     file.touch()
     with pytest.raises(MonitoringError, match="name another folder"):
         Pipeline("nowhere").source(range(10)).sink().run(profile=file / "folder")
+
+
+JOB = """
+name: hot
+stages:
+  - name: read
+    source: "hot:read"
+  - name: work
+    map: "hot:slow"
+    on: process
+  - name: write
+    sink: collect
+"""
+
+
+def test_sagert_run_shows_where_the_time_goes(tmp_path: Path) -> None:
+    (tmp_path / "hot.py").write_text(
+        "import time\n"
+        "def read():\n    return range(300)\n"
+        "def slow(n):\n    time.sleep(0.001)\n    return n\n"
+    )
+    (tmp_path / "hot.yaml").write_text(JOB)
+    command = [Path(sys.executable).with_name("sagert"), "run", "hot.yaml"]
+    done = subprocess.run(
+        [*command, "--profile", "seen", "--prometheus-port", "0"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "where the time goes" in done.stdout
+    assert "flame graphs are in seen" in done.stdout
+    assert "metrics are served at port" in done.stderr
+    page = Page((tmp_path / "seen" / "work.html").read_text())
+    assert page.seconds["slow"] > 0.2
