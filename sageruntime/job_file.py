@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from sageruntime.config import JobConfig, StageConfig
-from sageruntime.errors import ConfigError
+from sageruntime.config.job import PARTITIONERS
+from sageruntime.errors import ConfigError, OperatorNotFound
+from sageruntime.factory.import_path import import_attribute
 from sageruntime.factory.operator_factory import OperatorFactory, find_operator
 from sageruntime.operator import BaseOperator
 from sageruntime.pipeline import Pipeline
@@ -27,19 +29,35 @@ def pipeline_of(job: JobConfig, folder: Path) -> Pipeline:
 
 
 def _add(pipeline: Pipeline, stage: StageConfig, position: int, folder: Path) -> None:
-    operator = find_operator(stage.operator, folder)
+    where = f"stages[{position}]"
+    try:
+        operator = find_operator(stage.operator, folder)
+    except OperatorNotFound as error:
+        raise OperatorNotFound(f"{where}.{stage.kind}: {error}") from error
     options = stage.model_dump(
         include={"name", "parallelism", "on"}, exclude_unset=True, exclude_none=True
     )
     options.update(stage.task_options(pipeline.options))
     if stage.kind == "key_by":
-        unused = sorted(options.keys() - {"name"})
+        unused = sorted({*options, *(["partition"] if stage.partition else [])} - {"name"})
         if unused:
             raise ConfigError(
-                [f"stages[{position}]: key_by runs in the stage before; it takes no {unused[0]}"]
+                [f"{where}: key_by runs in the stage before; it takes no {unused[0]}"]
             )
         options = {}
+    if stage.partition is not None:
+        pipeline.partition_by(_partitioner(stage.partition, where, folder))
     getattr(pipeline, stage.kind)(_recipe(operator, stage.arguments), **options)
+
+
+def _partitioner(name: str, where: str, folder: Path) -> Any:
+    if name in PARTITIONERS:
+        return PARTITIONERS[name]()
+    try:
+        found = import_attribute(name, folder)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError([f"{where}.partition: {name!r} leads nowhere: {error}"]) from error
+    return found() if isinstance(found, type) else found
 
 
 def _recipe(operator: Any, arguments: dict[str, Any]) -> Any:

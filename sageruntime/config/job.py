@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any, get_args
 
 from pydantic import AfterValidator, ConfigDict, Field, WithJsonSchema
 
+from sageruntime.communication.router import (
+    Broadcast,
+    KeyHash,
+    LeastLoaded,
+    Partitioner,
+    RoundRobin,
+)
 from sageruntime.config.policies import RestartConfig, RetryConfig, merged_policies
 from sageruntime.config.section import Section
 from sageruntime.config.settings import ErrorPolicyName, Settings
@@ -16,6 +24,13 @@ from sageruntime.task.options import TaskOptions
 
 # Options of the tasks that are the stage's own as they are given.
 _OPTIONS = {"worker_threads", "error_policy", "processing_timeout", "max_concurrency"}
+
+PARTITIONERS: dict[str, Callable[[], Partitioner]] = {
+    "round_robin": RoundRobin,
+    "key": KeyHash,
+    "broadcast": Broadcast,
+    "least_loaded": LeastLoaded,
+}
 
 KINDS = ("source", "map", "filter", "flat_map", "key_by", "sink")
 
@@ -36,6 +51,20 @@ TaskType = Annotated[
     WithJsonSchema({"anyOf": [{"enum": list(get_args(Host))}, {"type": "string"}]}),
 ]
 """What hosts tasks: a built-in host, or the name or import path of a task type."""
+
+
+def _partition(name: str) -> str:
+    if name not in PARTITIONERS and ":" not in name:
+        raise ValueError(f"expected one of {', '.join(PARTITIONERS)}, or module:attribute")
+    return name
+
+
+Partition = Annotated[
+    str,
+    AfterValidator(_partition),
+    WithJsonSchema({"anyOf": [{"enum": list(PARTITIONERS)}, {"pattern": ":", "type": "string"}]}),
+]
+"""How packets are shared: by name, or the import path of a function or partitioner."""
 
 
 class StageConfig(Section):
@@ -69,6 +98,11 @@ class StageConfig(Section):
     given. `--on` overrides all stages."""
     parallelism: int = Field(1, ge=1)
     """How many tasks share the work."""
+    partition: Partition | None = None
+    """How the tasks share what comes in: in turn (`round_robin`, which is what they do where
+    nothing is said), by the `key` that packets have, each a copy (`broadcast`), to those with the
+    fewest waiting (`least_loaded`), or as a function or partitioner says, by import path. A stage
+    behind `key_by` needs none."""
     worker_threads: int | None = Field(None, ge=1)
     """Instead of `task.local.worker_threads`."""
     error_policy: ErrorPolicyName | None = None

@@ -13,6 +13,7 @@ from sageruntime.config.units import Bytes, Seconds
 from sageruntime.recovery import CheckpointOptions, RestartPolicy, RetryPolicy
 from sageruntime.task.error_policy import ErrorPolicy
 from sageruntime.task.options import TaskOptions
+from sageruntime.tracing import Tracing
 
 ErrorPolicyName = Literal["fail", "skip", "retry", "dead_letter"]
 
@@ -93,6 +94,24 @@ class CheckpointConfig(Section):
     """Go on where a run of this job that did not end had got to; `false` begins anew."""
 
 
+class MetricsConfig(Section):
+    """What is measured of the job, and who is told."""
+
+    prometheus_port: int | None = Field(None, ge=0, le=65535)
+    """Serve metrics for Prometheus at this port; 0 is any that is free. Needs
+    `sagequeue[prometheus]`."""
+    prometheus_address: str = "127.0.0.1"
+    """The address of this machine to serve them at; an empty one is all."""
+
+
+class TracingConfig(Section):
+    """OpenTelemetry spans of all batches."""
+
+    setup: str | None = None
+    """Import path `module:function` of what makes the `TracerProvider` of each process; without
+    one there are no traces. Needs `sagequeue[otel]`."""
+
+
 class Settings(Section):
     """Everything but the stages."""
 
@@ -100,6 +119,8 @@ class Settings(Section):
     performance: PerformanceConfig = PerformanceConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     dead_letters: DeadLettersConfig = DeadLettersConfig()
+    metrics: MetricsConfig = MetricsConfig()
+    tracing: TracingConfig = TracingConfig()
 
     def model_post_init(self, context: Any) -> None:
         """Check what concerns more than one section."""
@@ -130,6 +151,8 @@ class Settings(Section):
             if checkpoint.store
             else None,
             "dead_letters": self.dead_letters.file,
+            "tracing": Tracing(self.tracing.setup) if self.tracing.setup else None,
+            **self.metrics.model_dump(),
         }
 
     def ray_options(self) -> dict[str, Any]:

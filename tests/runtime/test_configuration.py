@@ -20,6 +20,7 @@ from sageruntime.errors import ConfigError
 from sageruntime.job_file import pipeline_of
 from sageruntime.recovery import CheckpointOptions, RestartPolicy, RetryPolicy
 from sageruntime.task import ErrorPolicy
+from sageruntime.tracing import Tracing
 
 ROOT = Path(__file__).parents[2]
 
@@ -146,16 +147,50 @@ def test_a_stage_has_its_own(write: Any) -> None:
     )
 
 
+def test_how_a_stage_shares_its_input(write: Any, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "def first(packet, instances): return 0\n"
+        "from sageruntime.communication.router import RoundRobin\n"
+        "class Own(RoundRobin): pass\n"
+    )
+    names = ["round_robin", "key", "broadcast", "least_loaded", "mine:first", "mine:Own"]
+    stages = "".join(f"  - {{map: 'builtins:str', partition: '{name}'}}\n" for name in names)
+    file = write(STAGES.replace("a:b", "builtins:list").replace("  - sink", stages + "  - sink"))
+    pipeline = pipeline_of(load_job(file), tmp_path)
+    kinds = [type(stage.partitioner()).__name__ for stage in pipeline.stages[1:]]
+    assert kinds == [
+        "RoundRobin", "KeyHash", "Broadcast", "LeastLoaded", "PartitionFunction", "Own",
+        "RoundRobin",
+    ]  # fmt: skip
+    file.write_text(file.read_text().replace("mine:first", "mine:last"))
+    with pytest.raises(ConfigError, match=r"stages\[5\].partition: 'mine:last' leads nowhere"):
+        pipeline_of(load_job(file), tmp_path)
+    file.write_text(file.read_text().replace("least_loaded", "least"))
+    with pytest.raises(ConfigError, match=r":7: stages\[4\].partition: .*module:attribute"):
+        load_job(file)
+
+
 def test_what_a_job_is_started_with(write: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     text = """
         checkpoint: {store: "folder:states", interval: 500ms, keep: 5, resume: false}
         dead_letters: {file: letters.db}
+        metrics: {prometheus_port: 9100, prometheus_address: ""}
+        tracing: {setup: "traces:setup"}
     """
     assert load_settings(write(text)).start_options() == {
         "checkpoint": CheckpointOptions("folder:states", 0.5, 5, False),
         "dead_letters": "letters.db",
+        "prometheus_port": 9100,
+        "prometheus_address": "",
+        "tracing": Tracing("traces:setup"),
     }
-    assert load_settings().start_options() == {"checkpoint": None, "dead_letters": None}
+    assert load_settings().start_options() == {
+        "checkpoint": None,
+        "dead_letters": None,
+        "prometheus_port": None,
+        "prometheus_address": "127.0.0.1",
+        "tracing": None,
+    }
     monkeypatch.setenv("SAGERT_CHECKPOINT__STORE", "other.db")
     assert load_settings().start_options()["checkpoint"] == CheckpointOptions("other.db")
 
