@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from enum import Enum
-from itertools import islice
 from typing import Any
 
 from sageruntime.communication.router import Packet
@@ -55,7 +54,8 @@ class IterableSource(SourceOperator):
 
     Args:
         origin: the iterable, or a function that returns one. Only a function can go to another
-            process when the iterable itself cannot (a file, a generator).
+            process when the iterable itself cannot (a file, a generator). It may yield
+            :data:`IDLE`, too.
     """
 
     def __init__(self, origin: Iterable[Any] | Callable[[], Iterable[Any]]) -> None:
@@ -66,9 +66,16 @@ class IterableSource(SourceOperator):
         """See :class:`SourceOperator`."""
         items = self.origin() if callable(self.origin) else self.origin
         every = self.ctx.parallelism
-        for item in islice(iter(items), self.ctx.index + self._position * every, None, every):
-            self._position += 1
-            yield item
+        others = self.ctx.index + self._position * every
+        for item in items:
+            if item is IDLE:  # it counts for nothing: next time it may not come
+                yield item
+            elif others:
+                others -= 1
+            else:
+                others = every - 1
+                self._position += 1
+                yield item
 
     def snapshot(self) -> int:
         """How many items have been yielded."""
