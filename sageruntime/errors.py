@@ -23,6 +23,10 @@ class TaskNotFound(InvalidOption, LookupError):
     """No task type is registered under this name, and no installed package has one."""
 
 
+class PluginError(RuntimeTaskError, TypeError):
+    """A plugin cannot be loaded, or implements no hook, or one that does not exist."""
+
+
 class OperatorError(RuntimeTaskError, TypeError):
     """An operator breaks its contract: it cannot be made, or returns what is no packet."""
 

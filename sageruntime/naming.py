@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 def what_is_known(wrong: str, known: Iterable[str]) -> str:
     """``known: collect, count; did you mean 'count'?``; the question only if a name is near."""
-    names = sorted(known)
+    names = list(known)
     near = difflib.get_close_matches(wrong, names, n=1)
     question = f"; did you mean {near[0]!r}?" if near else ""
     return f"known: {', '.join(names) or 'none'}{question}"

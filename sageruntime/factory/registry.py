@@ -42,9 +42,9 @@ class Registry:
         self._registered[name] = thing
 
     def names(self) -> list[str]:
-        """Every name that means something, in order."""
+        """Every name that means something: built-in ones first."""
         installed = (entry_point.name for entry_point in installed_entry_points(self.group))
-        return sorted({*self._registered, *self._built_in, *installed})
+        return list(dict.fromkeys([*self._built_in, *self._registered, *installed]))
 
     def find(self, name: str, folder: Path | None = None) -> Any:
         """What ``name`` means: a name of :meth:`names`, or an import path ``module:attribute``.

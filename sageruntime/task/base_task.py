@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal, Protocol
 
 from sagequeue import create_queue
@@ -14,6 +14,7 @@ from sageruntime.communication.router import BaseRouter, Message, Packet, Packet
 from sageruntime.context import TaskContext
 from sageruntime.errors import PacketError, TaskCancelled, TaskHalted, TaskStateError
 from sageruntime.factory.operator_factory import OperatorFactory
+from sageruntime.factory.plugin_factory import create_plugins
 from sageruntime.logs import work_for
 from sageruntime.metrics import Meter, MetricsSnapshot, Monitor, TaskMetrics, ThreadCounts
 from sageruntime.operator import BaseOperator, SourceOperator
@@ -72,6 +73,8 @@ class BaseTask:
         supervisor: who decides what follows a failure; by default the task's restart policy.
         coordinated: whether the task is part of a job with checkpoints.
         attempt: the job's attempt: how often it has gone back to a checkpoint.
+        plugins: what :func:`~sageruntime.factory.plugin_factory.create_plugins` takes; they are
+            made in this process and, for a task that runs in another, there too.
         options: ``max_buffer_size``, ``queue_maxsize``, ``worker_threads``, ``batch_size``,
             ``error_policy`` and the other fields of
             :class:`~sageruntime.task.options.TaskOptions`.
@@ -85,6 +88,8 @@ class BaseTask:
     default_scope: ClassVar[Scope] = "thread"
     runs_here: ClassVar[bool] = True
     """Whether the operator is in this process, and not just its task's handle."""
+    tells_plugins: ClassVar[bool] = True
+    """Whether plugins are told here of the task's states and metrics."""
 
     operator: BaseOperator
     errors: ErrorHandler
@@ -101,6 +106,7 @@ class BaseTask:
         supervisor: Supervisor | None = None,
         coordinated: bool = False,
         attempt: int = 0,
+        plugins: Sequence[Any] = (),
         **options: Any,
     ) -> None:
         if type(self) is BaseTask:
@@ -118,6 +124,8 @@ class BaseTask:
         self.dead_letters = dead_letters
         self.supervisor = supervisor
         self.coordinated = coordinated
+        self.given_plugins = tuple(plugins)
+        self._plugins = create_plugins(plugins, self.logger)
         self.router = BaseRouter(runtime_context)
         self.router.begin(attempt)
         if self.options.error_policy is ErrorPolicy.RETRY:
@@ -138,6 +146,8 @@ class BaseTask:
         self._state = TaskState.CREATED
         self._changed = threading.Condition(threading.RLock())
         self._listeners: list[Listener] = []
+        if self._plugins is not None and self.tells_plugins:
+            self._plugins.listen_to_states(self)
         self._result: Any = None
         self._error: BaseException | None = None
         self._budget = RestartBudget(self.options.restart)
@@ -482,12 +492,14 @@ class BaseTask:
         self.errors = ErrorHandler(
             self.ctx, options.error_policy, options.retry, self.metrics, self.dead_letters,
             lambda seconds: self._worker.wait(seconds),
+            None if self._plugins is None else self._plugins.on_error,
         )  # fmt: skip
         if options.processing_timeout is not None and self._watchdog is None:
             self._watchdog = Watchdog(options.processing_timeout, self._on_overdue, self.name)
         calls = calls_of(
             operator, self.custom_process if self._has_custom_process() else operator.process,
             self.router, self.errors, options, self.name, self._watchdog, self._begin_lane,
+            self._plugins,
         )  # fmt: skip
         parts = (self.name, operator, calls, self.router, self.metrics, self.errors, options)
         tracing = self.ctx.tracing
@@ -590,6 +602,8 @@ class BaseTask:
             raise TaskStateError(
                 f"{self.name} is {self._state.value}; start_running() is for a new task"
             )
+        if self._plugins is not None and self.tells_plugins:
+            self._plugins.listen_to_metrics(self)
 
     def _advance(
         self, state: TaskState, result: Any = None, error: BaseException | None = None

@@ -31,6 +31,7 @@ class TaskBlueprint:
     connections: list[Connection]
     partitioners: dict[str, Partitioner]
     dead_letters: Queue[DeadLetter] | None
+    plugins: tuple[Any, ...]
     coordinated: bool
     attempt: int
     given_up: set[int]
@@ -51,6 +52,7 @@ class TaskBlueprint:
             task.router.connections,
             task.router.partitioners,
             task.dead_letters,
+            task.given_plugins,
             task.coordinated,
             task.router.attempt,
             task.given_up,
@@ -69,9 +71,9 @@ class TaskBlueprint:
             data: bytes = cloudpickle.dumps(self)
         except Exception as error:
             raise TaskStartError(
-                f"{self.ctx.name} cannot be sent to its host: {self.operator_factory!r} or a key "
-                f"function does not pickle ({error}). Open files, connections and generators in "
-                "the operator's open(), or pass a function that makes them"
+                f"{self.ctx.name} cannot be sent to its host: {self.operator_factory!r}, a plugin "
+                f"or a key function does not pickle ({error}). Open files, connections and "
+                "generators in the operator's open(), or pass a function that makes them"
             ) from error
         return data
 
@@ -84,6 +86,7 @@ class TaskBlueprint:
             custom=self.custom_process,
             input_buffer=self.input_buffer,
             dead_letters=self.dead_letters,
+            plugins=self.plugins,
             coordinated=self.coordinated,
             attempt=self.attempt,
             **{name: getattr(self.options, name) for name in OPTION_NAMES},

@@ -8,7 +8,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sageruntime.communication.router import BaseRouter, Packet
 from sageruntime.errors import OperatorError, ProcessingTimeout
@@ -19,6 +19,9 @@ from sageruntime.operator.results import Results, packets_of
 from sageruntime.task.error_policy import ErrorHandler
 from sageruntime.task.options import TaskOptions
 from sageruntime.task.watchdog import GivenUp, Watchdog
+
+if TYPE_CHECKING:
+    from sageruntime.plugins.plugins import Plugins
 
 Process = Callable[[Packet], Any]
 """``operator.process``, or what a task does in its place."""
@@ -39,6 +42,8 @@ class Calls(ABC):
     """
 
     threads = 1
+    plugins: Plugins | None = None
+    """The task's plugins, which the results of ``finish`` have to be shown, too."""
 
     def __init__(
         self,
@@ -268,36 +273,42 @@ def calls_of(
     name: str,
     watchdog: Watchdog | None,
     begin: Callable[[], ThreadCounts],
+    plugins: Plugins | None,
 ) -> Calls:
     """The way to call an operator that fits it and the options; see :class:`ThreadCalls`.
 
     Raises:
         OperatorError: an async operator cannot have worker threads.
     """
+    if plugins is not None:
+        process = plugins.around(process, operator)
     limit = options.max_buffer_size
+    calls: Calls
     if inspect.iscoroutinefunction(operator.process):
         if options.worker_threads > 1:
             raise OperatorError(
                 f"{name}: an async operator works in one thread, and worker_threads is "
                 f"{options.worker_threads}; use max_concurrency"
             )
-        return AsyncCalls(
+        calls = AsyncCalls(
             operator, process, router, errors, limit,
             concurrency=options.max_concurrency, timeout=options.processing_timeout,
         )  # fmt: skip
-    one: Calls
-    if isinstance(operator, BatchOperator):
-        batch = operator.process_batch
-        one = BatchCalls(
+    elif isinstance(operator, BatchOperator):
+        batch: Callable[[list[Packet]], Results] = operator.process_batch
+        if plugins is not None:
+            batch = plugins.around_batch(batch, operator)
+        calls = BatchCalls(
             operator, watchdog.over(process, operator) if watchdog else process, router, errors,
             limit, process_batch=watchdog.over_batch(batch, operator) if watchdog else batch,
         )  # fmt: skip
     else:
         watched = watchdog.over(process, operator) if watchdog else process
-        one = PacketCalls(operator, watched, router, errors, limit)
-    if options.worker_threads == 1:
-        return one
-    return ThreadCalls(one, options.worker_threads, name, begin)
+        calls = PacketCalls(operator, watched, router, errors, limit)
+    if options.worker_threads > 1:
+        calls = ThreadCalls(calls, options.worker_threads, name, begin)
+    calls.plugins = plugins
+    return calls
 
 
 def overdue(packet: Packet, seconds: float) -> ProcessingTimeout:

@@ -68,6 +68,9 @@ class DeadLetter(msgspec.Struct):
 Again = Callable[[Packet], list[Packet]]
 """Calls the operator once more."""
 
+OnError = Callable[[TaskContext, Packet | None, Exception], None]
+"""Is told of a packet that failed for good; None stands for a message that cannot be decoded."""
+
 
 class ErrorHandler:
     """Counts errors, logs the first of each type in full, and applies the policy.
@@ -81,6 +84,7 @@ class ErrorHandler:
         metrics: where errors are counted.
         dead_letters: where dead letters go.
         wait: waits for some seconds, or less when the task is to stop.
+        on_error: is told of each error before the policy is applied.
 
     Raises:
         InvalidOption: dead letters are asked for and there is no queue for them.
@@ -94,6 +98,7 @@ class ErrorHandler:
         metrics: TaskMetrics,
         dead_letters: Queue[DeadLetter] | None,
         wait: Callable[[float], None],
+        on_error: OnError | None = None,
     ) -> None:
         self._retry = retry if policy is ErrorPolicy.RETRY else None
         self._policy = ErrorPolicy(retry.then) if policy is ErrorPolicy.RETRY else policy
@@ -105,6 +110,7 @@ class ErrorHandler:
         self._metrics = metrics
         self._dead_letters = dead_letters
         self._wait = wait
+        self._on_error = on_error
         self._seen: Counter[str] = Counter()
         self._lock = threading.Lock()
 
@@ -169,6 +175,8 @@ class ErrorHandler:
             self._metrics.errors += 1
             self._seen[kind] += 1
             first = self._seen[kind] == 1
+        if self._on_error is not None:
+            self._on_error(self._ctx, packet, error)
         which = f"packet {packet.id}" if packet is not None else "a message"
         if self._policy is ErrorPolicy.FAIL:
             raise PacketError(

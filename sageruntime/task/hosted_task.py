@@ -83,6 +83,8 @@ class HostedTask(LocalTask):
         rest: as of :class:`~sageruntime.task.base_task.BaseTask`.
     """
 
+    tells_plugins = False  # the handle does
+
     def __init__(
         self, *args: Any, send: Send, custom: Callable[..., Any] | None, **rest: Any
     ) -> None:

@@ -255,4 +255,6 @@ class Worker(ABC):
     def _send_all(self, packets: Iterator[Packet]) -> None:
         while part := list(islice(packets, self.options.max_buffer_size)):
             self._check()
+            if self.calls.plugins is not None:
+                part = self.calls.plugins.after([], part, self.operator)
             self.router.route_batch(part)
