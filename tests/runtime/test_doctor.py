@@ -248,3 +248,18 @@ def test_only_the_hosts_of_the_job_count(unshare: list[str]) -> None:
         wrapper=unshare,
     )
     assert "DependencyError: process list: " in done.stderr
+
+
+def test_a_job_is_refused_before_it_starts() -> None:
+    done = run(
+        BLOCKED.format(names=["sagequeue._shared", "sagequeue._object"])
+        + """
+    from sageruntime import Pipeline
+    pipeline = Pipeline("job").source([1, 2]).map(str).sink()
+    print(pipeline.run("thread").sink_result)  # with queues of the standard library
+    pipeline.run("process")
+    """
+    )
+    assert done.stdout == "['1', '2']\n", done.stderr
+    assert "DependencyError: extension: cannot be imported: " in done.stderr
+    assert "Remedy: build it" in done.stderr
