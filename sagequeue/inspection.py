@@ -134,11 +134,11 @@ def remove_queue(name: str, force: bool = False) -> None:
             file.unlink(missing_ok=True)
 
 
-def prune_queues() -> list[str]:
-    """Remove all stale queues of this user; their names."""
+def prune_queues(prefix: str = "") -> list[str]:
+    """Remove the stale queues of this user whose names begin so; their names."""
     removed = []
     for info in list_queues():
-        if info.state == "stale":
+        if info.state == "stale" and info.name.startswith(prefix):
             try:
                 remove_queue(info.name)
             except (QueueExists, QueueNotFound, ForeignSegment):

@@ -96,6 +96,9 @@ class Job:
         )
         try:
             self._observer.start()
+            if any(stage.host == "process" for stage in self.stages):
+                # what a run of this job left that was killed with all its processes
+                prune_queues(f"{self.name}-")
             if any(stage.host == "ray" for stage in self.stages):
                 from sageruntime.task.ray_task import connect
 

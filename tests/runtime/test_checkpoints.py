@@ -21,6 +21,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sagequeue import list_queues
 from sageruntime import (
     IDLE,
     BaseOperator,
@@ -164,6 +165,7 @@ def test_a_job_that_is_killed_goes_on_where_it_was(on: str, store: str, tmp_path
     assert job.wait(60) == 0
     assert json.loads(out.read_text()) == counts_of(texts())
     assert checkpoint() is None, "a job that has ended well begins anew the next time"
+    assert not [queue for queue in list_queues() if queue.name.startswith("word-count-")]
 
 
 def _within(folder: Path, store: str) -> str:
