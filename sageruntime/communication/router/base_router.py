@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
-from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from sageruntime.communication.router.connection import Connection, Rejected
@@ -219,12 +217,10 @@ class BaseRouter:
         if self._deliver(connections):
             self.flush()
 
-    def _deliver(self, connections: Iterable[Connection]) -> bool:
+    def _deliver(self, due: list[Connection]) -> bool:
         """Deliver what is due, and return whether packets were dealt out anew."""
         dealt_anew = False
-        due = deque(connections)
-        while due:
-            connection = due.popleft()
+        for connection in due:  # which may grow
             if rejected := connection.deliver(self):
                 self._reject(rejected)
             if connection.closed is not None:

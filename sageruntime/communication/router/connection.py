@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections import deque
@@ -112,10 +111,12 @@ class Connection:
         if len(packets) < room:
             gathered += packets
             return self.closed is not None
-        self._due.append(gathered + packets[:room])
-        for start in range(room, len(packets) - size + 1, size):
-            self._due.append(packets[start : start + size])
-        self._gathered = packets[len(packets) - (len(packets) - room) % size :]
+        gathered += packets[:room]
+        self._due.append(gathered)
+        while len(packets) - room >= size:
+            self._due.append(packets[room : room + size])
+            room += size
+        self._gathered = packets[room:]
         return True
 
     def cut(self) -> bool:
@@ -195,14 +196,18 @@ class Connection:
         """Put a message; False if the connection turns out to be closed or stalled."""
         failures = 0
         patience = self.patience
-        seconds = min(_CANCEL_CHECK_SECONDS, math.inf if patience is None else patience)
+        seconds = _CANCEL_CHECK_SECONDS
+        if patience is not None:
+            seconds = min(seconds, patience)
+        waited = 0.0
         while True:
             try:
                 self.queue.put(message, timeout=seconds)
                 self._known_depth += 1
                 return True
             except Full:
-                self.stalled = patience is not None
+                waited += seconds
+                self.stalled = patience is not None and waited >= patience
             except (ShutDown, QueueClosed) as error:
                 return self._close(f"{self.name} has ended and takes no more packets", error)
             except BackendUnavailable as error:
