@@ -82,6 +82,9 @@ def run(
             progress.follow(job)
             result = job.result()
     summary.show(result, job_config.result, output)
+    letters = job_config.dead_letters.file
+    if letters is not None and result.errors:
+        console.print(f"for dead letters: sagert dlq ls {letters}", highlight=False)
     if profile is not None:
         console.print(time_table(result.metrics))
         console.print(f"flame graphs are in {profile}", highlight=False)

@@ -465,6 +465,7 @@ def test_a_job_is_corrected_and_its_letters_are_sent_again(tmp_path: Path, on: s
     (tmp_path / "mine.py").write_text(BROKEN)
     done = sagert(tmp_path, "run", "job.yaml")
     assert done.returncode == 0, done.stderr
+    assert "sagert dlq ls letters.db" in done.stdout
     assert written(tmp_path) == [n / 2 for n in range(10) if n % 4 != 1]
 
     listed = json.loads(sagert(tmp_path, "dlq", "ls", "letters.db", "--json").stdout)
