@@ -97,6 +97,8 @@ class Job:
         try:
             self._observer.start()
             if any(stage.host == "process" for stage in self.stages):
+                from sagequeue import prune_queues  # needs the extension, as processes do
+
                 # what a run of this job left that was killed with all its processes
                 prune_queues(f"{self.name}-")
             if any(stage.host == "ray" for stage in self.stages):
