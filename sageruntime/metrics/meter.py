@@ -6,11 +6,15 @@ import os
 import platform
 import threading
 import time
-from typing import NamedTuple
+from functools import cache
+from typing import TYPE_CHECKING, NamedTuple
 
 from sageruntime.context import TaskContext
 from sageruntime.metrics.snapshot import MetricsSnapshot, ProcessUsage, ThreadUsage, TimeSpent
 from sageruntime.metrics.task_metrics import TaskMetrics
+
+if TYPE_CHECKING:
+    import psutil
 
 
 class _Totals(NamedTuple):
@@ -120,6 +124,11 @@ class Meter:
 
 
 def _resident_bytes() -> int:
-    import psutil  # here, because every host imports this module and few are measured
+    return int(_process(os.getpid()).memory_info().rss)
 
-    return int(psutil.Process().memory_info().rss)
+
+@cache
+def _process(pid: int) -> psutil.Process:
+    import psutil  # here, because whoever imports the runtime imports this module
+
+    return psutil.Process(pid)

@@ -211,6 +211,8 @@ _LATENCIES = ("latency", "end_to_end")
 
 
 def _sum(parts: Sequence[Figures]) -> dict[str, Any]:
+    if len(parts) == 1:
+        return {name: getattr(parts[0], name) for name in Figures.__struct_fields__}
     sums: dict[str, Any] = {
         name: sum(getattr(part, name) for part in parts)
         for name in Figures.__struct_fields__

@@ -10,6 +10,10 @@ from typing import NamedTuple
 
 from sageruntime.metrics.latency import LatencyHistogram
 
+# A latency is recorded once in this time, for all packets that were done within it: so recording
+# costs the same share of any rate.
+_RECORD_EVERY_NS = 500_000
+
 
 class Started(NamedTuple):
     """When a worker was started: monotonic seconds, and CPU seconds of its process."""
@@ -52,6 +56,9 @@ class TaskMetrics:
         self.lanes: dict[str, ThreadCounts] = {}
         self.started: Started | None = None
         self._ended_at: float | None = None
+        self._unrecorded = 0
+        self._last = (0, 0)
+        self._recorded_at = 0
 
     @property
     def seconds(self) -> float:
@@ -88,11 +95,24 @@ class TaskMetrics:
             sent_at: when it was sent to this task.
             entered_at: when the data of its first packet entered the pipeline. Every packet is
                 counted with the age of this one, which is the oldest where order is kept.
+
+        Of batches that are done within half a millisecond, the last one's times count for all.
         """
         now = time.time_ns()
         self.processed += packets - failed
-        self.latency.record(now - sent_at, packets)
-        self.end_to_end.record(now - entered_at, packets)
+        self._unrecorded += packets
+        self._last = (now - sent_at, now - entered_at)
+        if abs(now - self._recorded_at) > _RECORD_EVERY_NS:
+            self._recorded_at = now
+            self.settle()
+
+    def settle(self) -> None:
+        """Record what has not been recorded yet; called by the worker when it has nothing to do."""
+        packets, self._unrecorded = self._unrecorded, 0
+        if packets:
+            latency, end_to_end = self._last
+            self.latency.record(latency, packets)
+            self.end_to_end.record(end_to_end, packets)
 
 
 class ThreadCounts:

@@ -104,6 +104,7 @@ class MailboxWorker(Worker):
         routed = self.router.seconds
         self.router.flush()
         self.metrics.routing += self.router.seconds - routed
+        self.metrics.settle()
         if not self.coordinated:
             self._inbox.done()
         self._flushed_at = time.monotonic()
