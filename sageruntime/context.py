@@ -3,10 +3,39 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
+from sageruntime.errors import ServiceNotFound
 from sageruntime.logs import TaskLogger
+from sageruntime.naming import what_is_known
 from sageruntime.tracing import Tracing
+
+if TYPE_CHECKING:
+    from sageruntime.service.client import ServiceClient
+
+
+class Services(Mapping[str, "ServiceClient"]):
+    """The services that a task can call, by name."""
+
+    def __init__(self, clients: Mapping[str, ServiceClient] | None = None) -> None:
+        self._clients = dict(clients or {})
+
+    def __getitem__(self, name: str) -> ServiceClient:
+        try:
+            return self._clients[name]
+        except KeyError:
+            raise ServiceNotFound(
+                f"there is no service {name!r}; {what_is_known(name, self._clients)}. Add it with "
+                "Pipeline.service()"
+            ) from None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._clients)
+
+    def __len__(self) -> int:
+        return len(self._clients)
 
 
 @dataclass
@@ -26,6 +55,7 @@ class TaskContext:
         job: the job the task is part of, if it is.
         profile: whether to sample the stacks of the worker threads.
         tracing: where spans of the task's batches go; None makes none.
+        services: the services it can call.
     """
 
     name: str
@@ -37,6 +67,7 @@ class TaskContext:
     job: str = ""
     profile: bool = False
     tracing: Tracing | None = None
+    services: Services = field(default_factory=Services)
 
     def __post_init__(self) -> None:
         if not self.stage:

@@ -12,20 +12,21 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from sageruntime.communication.router import Connection
-from sageruntime.context import TaskContext
+from sageruntime.context import Services, TaskContext
 from sageruntime.dead_letters.collector import DeadLetterCollector
 from sageruntime.doctor import require
-from sageruntime.errors import DownstreamClosed, JobFailed, PacketError
-from sageruntime.factory.task_factory import Host, create_task
+from sageruntime.errors import DownstreamClosed, JobFailed, PacketError, ServiceLost
+from sageruntime.factory.task_factory import create_task, scope_of
 from sageruntime.job_result import JobResult, StageSummary, progress_of, summary_of
 from sageruntime.metrics import JobMetrics, StageMetrics
 from sageruntime.observation import Observation, Observer
 from sageruntime.profiling import StackProfile
 from sageruntime.recovery import CheckpointOptions, RestartPolicy
 from sageruntime.recovery.coordinator import Coordinator
+from sageruntime.service import ServiceClient, ServiceTask
+from sageruntime.service.recipe import ServiceRecipe
 from sageruntime.stage import Stage
 from sageruntime.task import BaseTask, TaskState
-from sageruntime.task.base_task import Scope
 from sageruntime.task.options import OPTION_NAMES
 
 if TYPE_CHECKING:
@@ -47,6 +48,8 @@ class Job:
         checkpoint: whether and where checkpoints are kept.
         observation: how it is watched.
         dead_letters: a SQLite file for them; without one they are in the result only.
+        services: what its tasks can call; each can call those before it.
+        plugins: of all its tasks.
     """
 
     def __init__(
@@ -59,6 +62,8 @@ class Job:
         checkpoint: CheckpointOptions | None = None,
         observation: Observation | None = None,
         dead_letters: Path | str | None = None,
+        services: Sequence[ServiceRecipe] = (),
+        plugins: Sequence[Any] = (),
     ) -> None:
         self.name = name
         self._restart = restart or RestartPolicy()
@@ -71,6 +76,11 @@ class Job:
         self._observer = Observer(name, self._observation, self.measure, interval)
         self._prefix = f"{name}-{secrets.token_hex(4)}"
         self._tasks: list[list[BaseTask]] = []
+        self._recipes = list(services)
+        self._plugins = tuple(plugins)
+        self._clients: dict[str, ServiceClient] = {}
+        self.services: dict[str, ServiceTask] = {}
+        """The services while the job runs, by name."""
         self._changed = threading.Condition()
         self._started_at = 0.0
         self._ended_at = 0.0
@@ -90,10 +100,9 @@ class Job:
             Exception: what an operator's constructor raises on a thread.
         """
         self._started_at = time.monotonic()
-        require(
-            {stage.host for stage in self.stages},
-            sum(stage.parallelism for stage in self.stages if stage.host != "thread"),
-        )
+        hosts = [stage.host for stage in self.stages for _ in range(stage.parallelism)]
+        hosts += [recipe.host for recipe in self._recipes for _ in range(recipe.instances)]
+        require(set(hosts), sum(host != "thread" for host in hosts))
         try:
             self._observer.start()
             if any(stage.host == "process" for stage in self.stages):
@@ -101,12 +110,14 @@ class Job:
 
                 # what a run of this job left that was killed with all its processes
                 prune_queues(f"{self.name}-")
-            if any(stage.host == "ray" for stage in self.stages):
+            if "ray" in hosts:
                 from sageruntime.task.ray_task import connect
 
                 self._started_ray = connect()
             if any(stage.options.writes_dead_letters for stage in self.stages):
                 self._dead_letters = self._collect_dead_letters()
+            for recipe in self._recipes:
+                self._start_service(recipe)
             for position, stage in enumerate(self.stages):
                 self._tasks.append([])
                 for index in range(stage.parallelism):
@@ -202,6 +213,7 @@ class Job:
             task.join(max(0.0, deadline - time.monotonic()))
         for task in tasks:
             task.cleanup(grace=0)
+        self._close_services()
         if self._dead_letters is not None:
             self._dead_letters.close()
         self._observer.close(self._profiles())
@@ -227,7 +239,37 @@ class Job:
 
     def _is_over(self) -> bool:
         states = [task.state for task in self._all_tasks()]
+        if any(service.state is TaskState.FAILED for service in self.services.values()):
+            return True
         return TaskState.FAILED in states or all(state.ended for state in states)
+
+    def _start_service(self, recipe: ServiceRecipe) -> None:
+        options = {**self._ray_options} if recipe.host == "ray" else {}
+        service = ServiceTask(
+            recipe.name,
+            recipe.service,
+            on=recipe.on,
+            scope=scope_of(*(stage.on for stage in self.stages), *(r.on for r in self._recipes)),
+            services=Services(self._clients),
+            job=self.name,
+            prefix=f"{self._prefix}-",
+            plugins=self._plugins,
+            **recipe.options,
+            **options,
+        )
+        self.services[recipe.name] = service
+        self._clients[recipe.name] = service.client()
+        for task in service.tasks:
+            task.add_listener(self._notice)
+        service.start_running()
+
+    def _close_services(self) -> None:
+        """End the services, from the last: it may call the others."""
+        for name, service in reversed(self.services.items()):
+            if not self._abandoned:
+                service.stop(timeout=_GRACE_SECONDS)
+            service.cleanup(grace=0)
+            self._clients[name].close()
 
     def _create(self, position: int, index: int) -> BaseTask:
         stage = self.stages[position]
@@ -241,6 +283,7 @@ class Job:
             job=self.name,
             profile=self._observation.profile is not None,
             tracing=self._observation.tracing,
+            services=Services(self._clients),
         )
         options = {name: getattr(stage.options, name) for name in OPTION_NAMES}
         if stage.host == "ray":
@@ -248,11 +291,12 @@ class Job:
         if stage.options.writes_dead_letters and self._dead_letters is not None:
             options["dead_letters"] = self._dead_letters.queue
         task = create_task(
-            stage.host,
+            stage.on,
             ctx,
             stage.operator_factory,
             coordinated=self._checkpoint is not None,
-            queue_scope=_scope_of(stage.host, before.host if before else stage.host),
+            queue_scope=scope_of(stage.on, before.on if before else stage.on),
+            plugins=self._plugins,
             **options,
         )
         task.add_listener(self._notice)
@@ -264,7 +308,7 @@ class Job:
             from sageruntime.dead_letters.store import DeadLetterStore
 
             store = DeadLetterStore(self._dead_letter_file, create=True)
-        scope = _scope_of("thread", *(stage.host for stage in self.stages))
+        scope = scope_of(*(stage.on for stage in self.stages))
         return DeadLetterCollector(f"{self._prefix}-dead-letters", scope, self.name, store)
 
     def _coordinate(self, options: CheckpointOptions) -> None:
@@ -292,10 +336,11 @@ class Job:
             self._changed.notify_all()
 
     def _raise_failure(self) -> None:
-        failed = [task for task in self._all_tasks() if task.state is TaskState.FAILED]
+        tasks = [task for service in self.services.values() for task in service.tasks]
+        tasks += self._all_tasks()
+        failed = [task for task in tasks if task.state is TaskState.FAILED]
         errors = [(task, task.get_report().error) for task in failed]
-        # a task that cannot send any more fails because the one after it did
-        causes = [pair for pair in errors if not _is_closed_downstream(pair[1])] or errors
+        causes = [pair for pair in errors if not _is_consequence(pair[1])] or errors
         if causes:
             task, error = causes[0]
             raise JobFailed(f"job {self.name} failed in {task.name}: {error}") from error
@@ -303,8 +348,10 @@ class Job:
             raise JobFailed(f"job {self.name} was closed before its end")
 
 
-def _is_closed_downstream(error: BaseException | None) -> bool:
-    return isinstance(error, PacketError) and isinstance(error.__cause__, DownstreamClosed)
+def _is_consequence(error: BaseException | None) -> bool:
+    """Whether a task failed because one that it sends to, or a service that it calls, did."""
+    consequences = (DownstreamClosed, ServiceLost)
+    return isinstance(error, PacketError) and isinstance(error.__cause__, consequences)
 
 
 def _connect(sender: BaseTask, stage: Stage, receivers: Sequence[BaseTask]) -> None:
@@ -317,10 +364,3 @@ def _connect(sender: BaseTask, stage: Stage, receivers: Sequence[BaseTask]) -> N
         )
         sender.router.add_connection(connection)
     sender.router.set_partitioner(stage.name, stage.partitioner())
-
-
-def _scope_of(*hosts: Host) -> Scope:
-    """How far apart these hosts may be."""
-    if "ray" in hosts:
-        return "cluster"
-    return "machine" if "process" in hosts else "thread"

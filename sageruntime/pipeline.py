@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, get_args
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from sageruntime.communication.router import (
     Broadcast,
@@ -21,7 +21,8 @@ from sageruntime.communication.router import (
 )
 from sageruntime.errors import InvalidOption, PipelineError
 from sageruntime.factory.operator_factory import OperatorFactory
-from sageruntime.factory.task_factory import Host
+from sageruntime.factory.plugin_factory import find_plugin
+from sageruntime.factory.task_factory import TaskType, check_task_type
 from sageruntime.job import Job
 from sageruntime.job_result import JobResult
 from sageruntime.observation import Observation, ObserveOptions
@@ -38,6 +39,8 @@ from sageruntime.operator import (
     SourceOperator,
 )
 from sageruntime.recovery import CheckpointOptions, RestartPolicy, RetryPolicy
+from sageruntime.service.recipe import ServiceOptions, ServiceRecipe
+from sageruntime.service.service import MakeService, class_made_by, methods_of
 from sageruntime.stage import Stage
 from sageruntime.task import ErrorPolicy
 from sageruntime.task.options import OPTION_NAMES, TaskOptions, task_options
@@ -60,14 +63,15 @@ class StageOptions(TypedDict, total=False):
     Attributes:
         name: unique in the pipeline; by default the kind of stage and its position.
         parallelism: how many tasks share the work; 1 by default.
-        on: what hosts each: ``"thread"`` (default), ``"process"`` or ``"ray"``.
+        on: what hosts each: ``"thread"`` (default), ``"process"``, ``"ray"``, or a task type of
+            your own.
         others: the fields of :class:`~sageruntime.task.options.TaskOptions`; by default the
             pipeline's. ``error_policy`` may be a name.
     """
 
     name: str
     parallelism: int
-    on: Host
+    on: TaskType
     max_buffer_size: int
     queue_maxsize: int
     worker_threads: int
@@ -90,6 +94,8 @@ class Pipeline:
         options: how the tasks work, where a stage says nothing else.
         ray_options: ``lifetime``, ``resources`` and ``memory`` of
             :class:`~sageruntime.task.ray_task.RayTask`.
+        plugins: of all tasks: objects with hooks, classes of them, or import paths; ``no:NAME``
+            leaves out the installed plugin of that name.
 
     Every method raises :class:`~sageruntime.errors.PipelineError` for a stage that does not fit,
     and :class:`~sageruntime.errors.InvalidOption` for an option out of range.
@@ -101,11 +107,14 @@ class Pipeline:
         *,
         options: TaskOptions | None = None,
         ray_options: Mapping[str, Any] | None = None,
+        plugins: Sequence[Any] = (),
     ) -> None:
         self.name = _checked_name("pipeline", name)
         self.options = options or TaskOptions()
         self.ray_options = dict(ray_options or {})
+        self.plugins = [find_plugin(p) if isinstance(p, str) else p for p in plugins]
         self.stages: list[Stage] = []
+        self.services: list[ServiceRecipe] = []
         self._has_sink = False
         self._partitioner: Callable[[], Partitioner] | None = None
 
@@ -202,9 +211,43 @@ class Pipeline:
         self._has_sink = True
         return self
 
+    def service(
+        self,
+        name: str,
+        service: MakeService,
+        *,
+        on: TaskType = "thread",
+        **options: Unpack[ServiceOptions],
+    ) -> Self:
+        """Let every task call a service, by ``call_service(name)`` of its operator.
+
+        It may be added before or after the stages. It is started before them and ended after
+        them, and may call the services that were added before it.
+
+        Args:
+            name: unique in the pipeline.
+            service: a :class:`~sageruntime.service.Service` class, or a function without arguments
+                that makes a service where it is to run.
+            on: what hosts its instances.
+            options: see :class:`~sageruntime.service.recipe.ServiceOptions`.
+
+        Raises:
+            InvalidOption: an option is out of range, or ``service`` makes no service.
+            PipelineError: there is a service of that name already.
+        """
+        if any(other.name == name for other in self.services):
+            raise PipelineError(f"{self.name} has two services named {name!r}; rename one")
+        made = class_made_by(service)
+        if made is not None:
+            methods_of(made)
+        rest: dict[str, Any] = {"restart": self.options.restart, **options}
+        recipe = ServiceRecipe(_checked_name("service", name), service, _checked_type(on), rest)
+        self.services.append(recipe)
+        return self
+
     def start(
         self,
-        on: Host | None = None,
+        on: TaskType | None = None,
         *,
         checkpoint: CheckpointOptions | None = None,
         dead_letters: Path | str | None = None,
@@ -213,7 +256,7 @@ class Pipeline:
         """Start the job and return it running.
 
         Args:
-            on: moves every stage to one kind of host.
+            on: moves every stage and service to one kind of host.
             checkpoint: keeps the job's state, so that it survives failures of its tasks, as often
                 as the pipeline's ``options.restart`` allows, and goes on after it was killed.
             dead_letters: a SQLite file that keeps them, for ``sagert dlq``; without one they are
@@ -231,9 +274,11 @@ class Pipeline:
         """
         if not self._has_sink:
             raise PipelineError(f"{self.name} has no sink; end with .sink(...)")
-        stages = self.stages
+        stages, services = self.stages, self.services
         if on is not None:
-            stages = [replace(stage, host=_checked_host(on)) for stage in stages]
+            on = _checked_type(on)
+            stages = [replace(stage, on=on) for stage in stages]
+            services = [replace(service, on=on) for service in services]
         return Job(
             self.name,
             stages,
@@ -242,11 +287,13 @@ class Pipeline:
             checkpoint=checkpoint,
             dead_letters=dead_letters,
             observation=Observation(**observe),
+            services=services,
+            plugins=self.plugins,
         ).start()
 
     def run(
         self,
-        on: Host | None = None,
+        on: TaskType | None = None,
         *,
         checkpoint: CheckpointOptions | None = None,
         dead_letters: Path | str | None = None,
@@ -280,7 +327,7 @@ class Pipeline:
                 name=name,
                 operator_factory=recipe,
                 parallelism=parallelism,
-                host=_checked_host(stage.get("on", "thread")),
+                on=_checked_type(stage.get("on", "thread")),
                 options=options,
                 partitioner=self._partitioner or RoundRobin,
             )
@@ -343,7 +390,6 @@ def _checked_name(what: str, name: str) -> str:
     return name
 
 
-def _checked_host(host: Host) -> Host:
-    if host not in get_args(Host):
-        raise InvalidOption(f"on={host!r} is not allowed; expected {', '.join(get_args(Host))}")
-    return host
+def _checked_type(on: TaskType) -> TaskType:
+    check_task_type(on)
+    return on

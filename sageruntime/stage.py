@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from sageruntime.communication.router import Partitioner, RoundRobin
 from sageruntime.factory.operator_factory import OperatorFactory
-from sageruntime.factory.task_factory import Host
+from sageruntime.factory.task_factory import TaskType, host_of
 from sageruntime.task.options import TaskOptions
 
 
@@ -19,7 +19,7 @@ class Stage:
         name: unique in the job.
         operator_factory: makes the operator of each instance.
         parallelism: how many instances.
-        host: where they run.
+        on: what hosts them.
         options: how each works.
         partitioner: makes, for each upstream task, what deals its packets out to the instances.
     """
@@ -27,6 +27,11 @@ class Stage:
     name: str
     operator_factory: OperatorFactory
     parallelism: int
-    host: Host
+    on: TaskType
     options: TaskOptions
     partitioner: Callable[[], Partitioner] = RoundRobin
+
+    @property
+    def host(self) -> str:
+        """Where they run: ``"thread"``, ``"process"``, ``"ray"``, or what their type says."""
+        return host_of(self.on)

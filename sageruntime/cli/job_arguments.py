@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, cast, get_args
+from typing import Annotated, Any
 
 import typer
 import yaml
 
 from sageruntime.cli.console import LogFormat, LogLevel
 from sageruntime.config import JobConfig, JobLoader, load_job
-from sageruntime.errors import ConfigError
-from sageruntime.factory.task_factory import Host
+from sageruntime.errors import ConfigError, InvalidOption
+from sageruntime.factory.task_factory import check_task_type
 
 JobFile = Annotated[Path, typer.Argument(help="The job, as YAML.")]
 On = Annotated[
-    str | None, typer.Option("--on", help="Where every stage runs: thread, process or ray.")
+    str | None,
+    typer.Option("--on", help="Where all stages run: thread, process, ray, or a task type."),
 ]
 With = Annotated[
     list[str] | None,
@@ -38,15 +39,18 @@ Format = Annotated[
 ]
 
 
-def checked_host(on: str | None) -> Host | None:
-    """``--on``, if it is a host.
+def checked_host(on: str | None) -> str | None:
+    """``--on``, if it names a task type.
 
     Raises:
-        ConfigError: it is none.
+        ConfigError: it names none.
     """
-    if on is not None and on not in get_args(Host):
-        raise ConfigError([f"--on {on}: expected one of {', '.join(get_args(Host))}"])
-    return cast("Host | None", on)
+    if on is not None:
+        try:
+            check_task_type(on)
+        except InvalidOption as error:
+            raise ConfigError([f"--on {on}: {error}"]) from error
+    return on
 
 
 def configured_job(job_file: Path, with_: Iterable[str] | None) -> JobConfig:

@@ -11,7 +11,7 @@ from sageruntime.communication.router import Packet
 from sageruntime.dead_letters.store import DeadLetterStore, StoredLetter
 from sageruntime.errors import DeadLetterStoreError
 from sageruntime.factory.operator_factory import OperatorFactory
-from sageruntime.factory.task_factory import Host
+from sageruntime.factory.task_factory import TaskType
 from sageruntime.operator import BaseOperator, IterableSource
 from sageruntime.stage import Stage
 from sageruntime.task.error_policy import DeadLetter, ErrorPolicy
@@ -55,7 +55,7 @@ def replay(
     pipeline: Pipeline,
     store: DeadLetterStore,
     ids: Collection[int] | None = None,
-    on: Host | None = None,
+    on: TaskType | None = None,
 ) -> Replay:
     """Send the packets of dead letters through the rest of the pipeline that gave them up.
 
@@ -106,7 +106,7 @@ def _send(
     position: int,
     letters: list[StoredLetter],
     store: DeadLetterStore,
-    on: Host | None,
+    on: TaskType | None,
     outcome: Replay,
 ) -> None:
     rest = _rest_of(pipeline, position, [store.packet(letter) for letter in letters], on)
@@ -141,12 +141,14 @@ def _is_again(old: StoredLetter, new: DeadLetter) -> bool:
     return new.stage == _SEND or (old.stage, old.is_result) == (new.stage, new.is_result)
 
 
-def _rest_of(pipeline: Pipeline, position: int, packets: list[Packet], on: Host | None) -> Pipeline:
+def _rest_of(
+    pipeline: Pipeline, position: int, packets: list[Packet], on: TaskType | None
+) -> Pipeline:
     """The pipeline from a stage on, with the packets to send for a source."""
     options = replace(pipeline.options, error_policy=ErrorPolicy.DEAD_LETTER)
     stages = pipeline.stages[position:]
     if on is not None:
-        stages = [replace(stage, host=on) for stage in stages]
+        stages = [replace(stage, on=on) for stage in stages]
     rest = copy.copy(pipeline)
     rest.stages = [
         Stage(_READ, OperatorFactory(IterableSource, packets), 1, "thread", options),

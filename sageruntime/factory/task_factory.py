@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from sageruntime.context import TaskContext
 from sageruntime.errors import InvalidOption, TaskNotFound, TaskStartError
 from sageruntime.factory.operator_factory import OperatorFactory
 from sageruntime.factory.registry import Registry
-from sageruntime.task.base_task import BaseTask
+from sageruntime.task.base_task import BaseTask, Scope
 
 Host = Literal["thread", "process", "ray"]
+"""What hosts the tasks of the built-in types."""
+
+TaskType = Host | str | type[BaseTask]
+"""A host, or a task type of your own: its class, registered name, entry point or import path."""
+
+_SCOPES: dict[Any, Scope] = {"thread": "thread", "process": "machine", "ray": "cluster"}
+
+# From near to far.
+_REACH: tuple[Scope, ...] = ("thread", "auto", "machine", "cluster")
 
 _tasks = Registry(
     "task type",
@@ -29,9 +38,8 @@ def register_task(name: str, task_class: type[BaseTask]) -> None:
     _tasks.register(name, task_class)
 
 
-def find_task(on: str | type[BaseTask]) -> type[BaseTask]:
-    """The task type that ``on`` asks for: a class, ``"thread"``, ``"process"``, ``"ray"``, a
-    registered name, an entry point of ``sageruntime.tasks``, or an import path.
+def find_task(on: TaskType) -> type[BaseTask]:
+    """The class that ``on`` asks for; names of entry points are those of ``sageruntime.tasks``.
 
     Raises:
         TaskNotFound: the name means nothing; the message says what is known.
@@ -46,8 +54,25 @@ def find_task(on: str | type[BaseTask]) -> type[BaseTask]:
     return found
 
 
+def check_task_type(on: TaskType) -> None:
+    """Raise what :func:`find_task` raises, without loading what a built-in type needs."""
+    if on not in get_args(Host):
+        find_task(on)
+
+
+def host_of(on: TaskType) -> str:
+    """Where tasks of a type run: ``"thread"``, ``"process"``, ``"ray"``, or what it says itself."""
+    return on if isinstance(on, str) and on in get_args(Host) else find_task(on).host
+
+
+def scope_of(*types: TaskType) -> Scope:
+    """How far apart tasks of these types may be."""
+    scopes = [_SCOPES[on] if on in _SCOPES else find_task(on).default_scope for on in types]
+    return max(scopes, key=_REACH.index)
+
+
 def create_task(
-    on: str | type[BaseTask],
+    on: TaskType,
     ctx: TaskContext,
     operator_factory: OperatorFactory,
     **options: Any,

@@ -11,6 +11,7 @@ from sageruntime.errors import OperatorError
 from sageruntime.operator.results import Results
 
 if TYPE_CHECKING:
+    from sageruntime.service.client import ServiceClient
     from sageruntime.task.base_task import BaseTask
 
 
@@ -41,6 +42,14 @@ class BaseOperator(ABC):
     def inject_router(self, router: BaseRouter) -> None:
         """Give the operator its task's router."""
         self.router = router
+
+    def call_service(self, name: str) -> ServiceClient:
+        """The client of a service of the job: ``self.call_service("embedder").embed(text)``.
+
+        Raises:
+            ServiceNotFound: the job has no service of that name.
+        """
+        return self.ctx.services[name]
 
     def open(self) -> Any:
         """Acquire what is needed to process: files, connections, models."""

@@ -1,6 +1,7 @@
 """Services: a task calls a named service and gets its answer, over the same queues."""
 
-from sageruntime.service.client import ServiceClient, ServiceMethod, Services
+from sageruntime.context import Services
+from sageruntime.service.client import ServiceClient, ServiceMethod
 from sageruntime.service.service import Service
 from sageruntime.service.service_task import ServiceTask
 

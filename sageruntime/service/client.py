@@ -6,19 +6,14 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from concurrent.futures import Future
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from sagequeue.errors import BackendUnavailable, Full, QueueClosed, ShutDown
 from sagequeue.protocol import Queue
-from sageruntime.errors import (
-    ServiceLost,
-    ServiceMethodNotFound,
-    ServiceNotFound,
-    ServiceTimeout,
-)
+from sageruntime.errors import ServiceLost, ServiceMethodNotFound, ServiceTimeout
 from sageruntime.naming import what_is_known
 from sageruntime.service.lifeline import Lifeline
 from sageruntime.service.messages import Request, pack
@@ -213,7 +208,9 @@ class ServiceClient:
             return replies
         with self._opening:
             if self._replies is None or self._process != os.getpid() or self._replies.closed:
-                self._replies = Replies(self._name, self._scope, self._lifeline)
+                self._replies = Replies(
+                    self._name, self._requests.name, self._scope, self._lifeline
+                )
                 self._process = os.getpid()
             return self._replies
 
@@ -222,25 +219,3 @@ class ServiceClient:
 
     def _timed_out(self, method: str, timeout: float | None) -> ServiceTimeout:
         return ServiceTimeout(f"{self._name}.{method}() was not answered within {timeout:g} s")
-
-
-class Services(Mapping[str, ServiceClient]):
-    """The services that a task can call, by name."""
-
-    def __init__(self, clients: Mapping[str, ServiceClient] | None = None) -> None:
-        self._clients = dict(clients or {})
-
-    def __getitem__(self, name: str) -> ServiceClient:
-        try:
-            return self._clients[name]
-        except KeyError:
-            raise ServiceNotFound(
-                f"there is no service {name!r}; {what_is_known(name, self._clients)}. Add it by "
-                "Pipeline.service()"
-            ) from None
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._clients)
-
-    def __len__(self) -> int:
-        return len(self._clients)

@@ -10,6 +10,9 @@ from sagequeue.errors import BackendUnavailable, Empty, QueueClosed, ShutDown
 from sagequeue.protocol import Queue
 from sageruntime.task.base_task import Scope
 
+MAX_PARTICIPANTS = 1024
+"""Processes that may hold a service's queue: its own, and those of its callers."""
+
 
 class Lifeline:
     """Holds until its owner cuts it or dies. It travels to other processes as its queue does.
@@ -24,7 +27,9 @@ class Lifeline:
     """
 
     def __init__(self, name: str, scope: Scope) -> None:
-        self._queue: Queue[Any] = create_queue(name=name, maxsize=1, scope=scope)
+        self._queue: Queue[Any] = create_queue(
+            name=name, maxsize=1, scope=scope, max_participants=MAX_PARTICIPANTS
+        )
         self._owner = os.getpid()
 
     @property

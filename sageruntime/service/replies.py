@@ -75,11 +75,12 @@ class Replies:
 
     Args:
         service: the service's name.
+        requests: the name of its input queue.
         scope: how far away the service may be.
         lifeline: tells the end of the service.
     """
 
-    def __init__(self, service: str, scope: Scope, lifeline: Lifeline) -> None:
+    def __init__(self, service: str, requests: str, scope: Scope, lifeline: Lifeline) -> None:
         self._service = service
         self._lifeline = lifeline
         self._calls: dict[int, PendingCall] = {}
@@ -92,7 +93,7 @@ class Replies:
         self.closed = False
         """Whether a new call needs new Replies."""
         self.queue: Queue[Any] = create_queue(
-            name=f"{service}-replies-{os.getpid()}-{secrets.token_hex(4)}", scope=scope
+            name=f"{requests}-replies-{os.getpid()}-{secrets.token_hex(4)}", scope=scope
         )
 
     def call(self, send: Callable[[int], None], deadline: float | None) -> Reply | None:

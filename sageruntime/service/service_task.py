@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -11,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 from sagequeue import create_queue
 from sagequeue.errors import QueueError
 from sagequeue.protocol import Queue
-from sageruntime.context import TaskContext
+from sageruntime.context import Services, TaskContext
 from sageruntime.errors import InvalidOption
 from sageruntime.factory.operator_factory import OperatorFactory
-from sageruntime.factory.task_factory import create_task, find_task
+from sageruntime.factory.task_factory import TaskType, create_task, scope_of
 from sageruntime.service.client import ServiceClient
-from sageruntime.service.lifeline import Lifeline
+from sageruntime.service.lifeline import MAX_PARTICIPANTS, Lifeline
 from sageruntime.service.service import MakeService, class_made_by, methods_of
 from sageruntime.service.service_operator import ServiceOperator
 from sageruntime.task.base_task import BaseTask, Scope
@@ -61,6 +60,7 @@ class ServiceTask:
         queue_maxsize: most requests waiting; callers wait for room.
         scope: how far away callers may be; by default as far as ``on`` can be.
         services: the services that this one calls.
+        job: the job it is part of, if it is; its tasks and queues begin with ``prefix`` then.
         options: of the tasks, such as ``restart``; for Ray also ``resources`` and the like.
 
     Raises:
@@ -72,14 +72,16 @@ class ServiceTask:
         name: str,
         service: MakeService,
         *,
-        on: str | type[BaseTask] = "thread",
+        on: TaskType = "thread",
         instances: int = 1,
         worker_threads: int = 1,
         max_concurrency: int = 100,
         idempotent: bool = False,
         queue_maxsize: int = 10_000,
         scope: Scope | None = None,
-        services: Mapping[str, ServiceClient] | None = None,
+        services: Services | None = None,
+        job: str = "",
+        prefix: str = "",
         **options: Any,
     ) -> None:
         if not isinstance(instances, int) or instances < 1:
@@ -87,19 +89,29 @@ class ServiceTask:
         made = class_made_by(service)
         self.name = name
         self._methods = None if made is None else methods_of(made)
-        self._scope: Scope = scope or find_task(on).default_scope
+        self._scope: Scope = scope or scope_of(on)
         self._requests: Queue[Any] = create_queue(
-            name=name, maxsize=queue_maxsize, scope=self._scope
+            name=f"{prefix}{name}",
+            maxsize=queue_maxsize,
+            scope=self._scope,
+            max_participants=MAX_PARTICIPANTS,
         )
-        self._lifeline = Lifeline(f"{name}-lifeline", self._scope)
+        self._lifeline = Lifeline(f"{self._requests.name}-lifeline", self._scope)
         self._cleaned_up = False
         operator_factory = OperatorFactory(
             ServiceOperator, service, worker_threads, max_concurrency, idempotent
         )
-        self.tasks = [
+        self.tasks: list[BaseTask] = [
             create_task(
                 on,
-                TaskContext(f"{name}-{index}", stage=name, index=index, parallelism=instances),
+                TaskContext(
+                    f"{self._requests.name}-{index}",
+                    stage=name,
+                    index=index,
+                    parallelism=instances,
+                    job=job,
+                    services=services or Services(),
+                ),
                 operator_factory,
                 input_buffer=self._requests,
                 **options,
@@ -136,6 +148,8 @@ class ServiceTask:
         Returns:
             Whether the service has ended.
         """
+        if self.join(0):
+            return True
         if drain:
             self._requests.shutdown()
         for task in self.tasks:
@@ -163,7 +177,7 @@ class ServiceTask:
             self._lifeline.cut()
             self._lifeline.close()
             self._requests.close()
-            _remove_left_replies(self.name)
+            _remove_left_replies(self._requests.name)
 
     def get_status(self) -> list[TaskStatus]:
         """A snapshot of each instance; its ``processed`` are calls answered without an error."""
@@ -193,13 +207,13 @@ class ServiceTask:
             self._lifeline.cut()
 
 
-def _remove_left_replies(service: str) -> None:
+def _remove_left_replies(requests: str) -> None:
     """Remove reply queues of callers that were killed."""
     try:
         from sagequeue import list_queues, remove_queue
     except ImportError:  # not compiled: then there are none
         return
     for info in list_queues():
-        if info.state == "stale" and info.name.startswith(f"{service}-replies-"):
+        if info.state == "stale" and info.name.startswith(f"{requests}-replies-"):
             with suppress(QueueError):
                 remove_queue(info.name)

@@ -25,8 +25,11 @@ import pytest
 
 from sagequeue import create_queue, list_queues
 from sagequeue.errors import EncodeError
+from sageruntime import BaseOperator, Packet, Pipeline
 from sageruntime.errors import (
     InvalidOption,
+    JobFailed,
+    PipelineError,
     RemoteError,
     ServiceLost,
     ServiceMethodNotFound,
@@ -558,3 +561,85 @@ def test_a_client_travels_small(serve: Any) -> None:
     library = pickle.loads(pickle.dumps(task.client()))
     assert library.square(6, timeout=60) == 36
     library.close()
+
+
+class Tagger(BaseOperator):
+    """Asks two services about each packet."""
+
+    def process(self, packet: Packet) -> Packet:
+        greeting = self.call_service("library").greet(packet.payload, timeout=60)
+        packet.payload = self.ctx.services["shout"].shout(greeting, timeout=60)
+        return packet
+
+
+class LaterTagger(BaseOperator):
+    async def process(self, packet: Packet) -> Packet:
+        packet.payload = await self.call_service("library").greet.aio(packet.payload, timeout=60)
+        return packet
+
+
+class Shouter(Service):
+    """Asks another service, too."""
+
+    def shout(self, text: str) -> str:
+        return f"{text.upper()} {self.ctx.services['library'].square(3)}"
+
+
+def test_the_tasks_of_a_job_call_its_services(on: Any) -> None:
+    with (
+        Pipeline("served")
+        .service("library", Library)
+        .service("shout", Shouter)
+        .source(["Ada", "Grace"])
+        .map(Tagger)
+        .sink()
+        .start(on)
+    ) as job:
+        client = job.services["library"].client()
+        assert client.square(5, timeout=60) == 25
+        client.close()
+        assert job.result().sink_result == ["HELLO ADA 9", "HELLO GRACE 9"]
+        assert job.services["library"].state is TaskState.STOPPED
+        assert job.services["library"].get_status()[0].processed >= 5
+
+
+def test_services_and_stages_in_different_places() -> None:
+    result = (
+        Pipeline("mixed")
+        .source([f"n{n}" for n in range(100)])
+        .map(LaterTagger, on="process", parallelism=2)
+        .sink()
+        .service("library", partial(Library, "hi"), on="thread", worker_threads=2)
+        .run()
+    )
+    assert sorted(result.sink_result) == sorted(f"hi n{n}" for n in range(100))
+
+
+def test_a_service_that_dies_fails_the_job_with_its_own_error() -> None:
+    class Dying(Service):
+        def die(self) -> None:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    class Caller(BaseOperator):
+        def process(self, packet: Packet) -> Any:
+            self.call_service("dying").die()
+
+    pipeline = Pipeline("dying").service("dying", Dying, on="process").source([1]).map(Caller)
+    with pytest.raises(JobFailed, match="SIGKILL"):
+        pipeline.sink().run()
+
+
+def test_services_that_a_pipeline_does_not_have() -> None:
+    class Caller(BaseOperator):
+        def process(self, packet: Packet) -> Any:
+            self.call_service("libary").greet("x")
+
+    pipeline = Pipeline("astray").service("library", Library).source([1]).map(Caller).sink()
+    with pytest.raises(JobFailed, match="did you mean 'library'"):
+        pipeline.run()
+    with pytest.raises(PipelineError, match="two services named 'library'"):
+        pipeline.service("library", Library)
+    with pytest.raises(InvalidOption, match="makes no service"):
+        pipeline.service("other", dict)  # type: ignore[arg-type]
+    with pytest.raises(PipelineError, match="service name"):
+        pipeline.service("no good", Library)
