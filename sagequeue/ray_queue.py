@@ -258,11 +258,13 @@ class RayQueue(Generic[T]):
         self._own.kept += len(items) if keep else 0
         return items
 
-    def acknowledge(self) -> None:
-        """What this thread has taken with ``keep`` is dealt with."""
-        if self._own.kept:
-            self._ask("acknowledge", self._own.kept)
-            self._own.kept = 0
+    def acknowledge(self, count: int | None = None) -> None:
+        """What this thread has taken with ``keep`` is dealt with, or the first ``count`` of it."""
+        if count is None or count > self._own.kept:
+            count = self._own.kept
+        if count:
+            self._ask("acknowledge", count)
+            self._own.kept -= count
 
     def give_back(self) -> None:
         """Put what was taken with ``keep`` and not acknowledged before everything else.

@@ -26,7 +26,6 @@ from sageruntime.errors import CheckpointError
 from sageruntime.recovery.checkpoint import Checkpoint, CheckpointOptions
 from sageruntime.recovery.policies import RestartPolicy
 from sageruntime.recovery.restart_budget import RestartBudget
-from sageruntime.task.remote_task import RemoteTask
 from sageruntime.task.state import TaskState
 
 if TYPE_CHECKING:
@@ -45,15 +44,23 @@ class Coordinator:
         options: where checkpoints go and how often.
         policy: how often the job may go back to a checkpoint.
         logger: where it says so.
+        alone: for a single task in no job, whose last state the next one begins with.
 
     Raises:
         CheckpointError: the store cannot be used.
     """
 
     def __init__(
-        self, job: str, options: CheckpointOptions, policy: RestartPolicy, logger: logging.Logger
+        self,
+        job: str,
+        options: CheckpointOptions,
+        policy: RestartPolicy,
+        logger: logging.Logger,
+        *,
+        alone: bool = False,
     ) -> None:
         self._job = job
+        self._alone = alone
         self._options = options
         self._budget = RestartBudget(policy)
         self._logger = logger
@@ -111,7 +118,7 @@ class Coordinator:
         if self._closed:
             return
         self._closed = True
-        if self._thread.is_alive():
+        if self._thread.is_alive() and self._thread is not threading.current_thread():
             self._tell(lambda: None)
             self._thread.join()
         if forget:
@@ -131,6 +138,10 @@ class Coordinator:
     def snapshot_taken(self, task: BaseTask, checkpoint: int, state: bytes) -> None:
         """See :class:`~sageruntime.task.base_task.Supervisor`."""
         self._tell(partial(self._on_snapshot, _key_of(task), checkpoint, state))
+
+    def checkpoint_wanted(self, task: BaseTask) -> None:
+        """See :class:`~sageruntime.task.base_task.Supervisor`."""
+        self._tell(self._take_checkpoint)
 
     def completed(self, task: BaseTask, state: bytes) -> None:
         """See :class:`~sageruntime.task.base_task.Supervisor`."""
@@ -199,7 +210,7 @@ class Coordinator:
         if len(self._completed) < len(self._tasks):
             return
         self._number += 1
-        self._save(self._completed, over=True)
+        self._save(self._completed, over=not self._alone)
         for task in self._tasks.values():
             task.checkpoint_completed()
             task.dismiss()
@@ -229,7 +240,7 @@ class Coordinator:
             if self._halted.wait_for(self._all_halted, _KILL_SECONDS):
                 return
         for task in self._tasks.values():
-            if task.state is not TaskState.RESTARTING and isinstance(task, RemoteTask):
+            if task.state is not TaskState.RESTARTING:
                 task.kill_host()
         with self._halted:
             if not self._halted.wait_for(self._all_halted, _GIVE_UP_SECONDS):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from sagequeue import create_queue
 from sagequeue.errors import ShutDown
@@ -32,6 +32,10 @@ from sageruntime.task.status import TaskReport, TaskStatus
 from sageruntime.task.watchdog import Watchdog
 from sageruntime.task.worker import Worker
 
+if TYPE_CHECKING:
+    from sageruntime.recovery import CheckpointOptions
+    from sageruntime.recovery.coordinator import Coordinator
+
 Scope = Literal["auto", "thread", "machine", "cluster"]
 Listener = Callable[["BaseTask"], None]
 
@@ -54,6 +58,9 @@ class Supervisor(Protocol):
     def snapshot_taken(self, task: BaseTask, checkpoint: int, state: bytes) -> None:
         """The task's part of a checkpoint."""
 
+    def checkpoint_wanted(self, task: BaseTask) -> None:
+        """The task waits for a checkpoint, because much is unfinished until then."""
+
     def completed(self, task: BaseTask, state: bytes) -> None:
         """The task has processed and sent everything, and waits for :meth:`BaseTask.dismiss`."""
 
@@ -73,6 +80,8 @@ class BaseTask:
         supervisor: who decides what follows a failure; by default the task's restart policy.
         coordinated: whether the task is part of a job with checkpoints.
         attempt: the job's attempt: how often it has gone back to a checkpoint.
+        checkpoint: keeps the operator's state for a task that is in no job: it is saved every so
+            often and when the task has drained, and the next task of this name begins with it.
         plugins: what :func:`~sageruntime.factory.plugin_factory.create_plugins` takes; they are
             made in this process and, for a task that runs in another, there too.
         options: ``max_buffer_size``, ``queue_maxsize``, ``worker_threads``, ``batch_size``,
@@ -81,6 +90,7 @@ class BaseTask:
 
     Raises:
         InvalidOption: an option is unknown or out of range.
+        CheckpointError: the store cannot be used.
         Exception: what the operator's constructor raises, for a task that runs here.
     """
 
@@ -106,6 +116,7 @@ class BaseTask:
         supervisor: Supervisor | None = None,
         coordinated: bool = False,
         attempt: int = 0,
+        checkpoint: CheckpointOptions | None = None,
         plugins: Sequence[Any] = (),
         **options: Any,
     ) -> None:
@@ -123,7 +134,7 @@ class BaseTask:
         self._sampler = Sampler() if self.ctx.profile and self.runs_here else None
         self.dead_letters = dead_letters
         self.supervisor = supervisor
-        self.coordinated = coordinated
+        self.coordinated = coordinated or checkpoint is not None
         self.given_plugins = tuple(plugins)
         self._plugins = create_plugins(plugins, self.logger)
         self.router = BaseRouter(runtime_context)
@@ -156,6 +167,7 @@ class BaseTask:
         self._paused = False
         self._draining = False
         self._cancelled = False
+        self._halting = False
         # What the next attempt begins with, once it may begin.
         self._restored: tuple[bytes | None, bool] | None = None
         self._beginning: tuple[bytes | None, bool] = (None, False)
@@ -167,6 +179,9 @@ class BaseTask:
                     "Failed to make the operator of %s: %s", self.name, error, exc_info=error
                 )
                 raise
+        self._coordinator: Coordinator | None = None
+        if checkpoint is not None:
+            self._coordinator = self._coordinate(checkpoint)
 
     @property
     def state(self) -> TaskState:
@@ -274,6 +289,8 @@ class BaseTask:
         if self._watchdog is not None:
             self._watchdog.stop()
         self._monitor.close()
+        if self._inbox is not None:
+            self._inbox.abandon()
         self.input_buffer.close()
 
     def put_packet(self, packet: Packet, block: bool = True, timeout: float | None = None) -> None:
@@ -356,6 +373,7 @@ class BaseTask:
         """
         with self._changed:
             self._check_started("halted")
+            self._halting = True
             self._worker.halt()
 
     def restore(self, attempt: int, state: bytes | None = None, over: bool = False) -> None:
@@ -373,6 +391,9 @@ class BaseTask:
             self._check_started("restored")
             self.router.begin(attempt)
             self._restored = (state, over)
+            self._halting = False
+            # At once: who waits for a task to halt is not to see that it had halted before.
+            self._advance(TaskState.RUNNING)
             self._changed.notify_all()
 
     def begin_with(self, state: bytes | None, over: bool = False) -> None:
@@ -400,6 +421,9 @@ class BaseTask:
         with self._changed:
             self._worker.dismiss()
 
+    def kill_host(self) -> None:
+        """Kill the process that hosts the task; its thread, if that is all, goes on."""
+
     def fail(self, error: BaseException) -> None:
         """End the task with an error, unless it has ended."""
         if self._advance(TaskState.FAILED, error=error):
@@ -415,6 +439,11 @@ class BaseTask:
         """See :class:`~sageruntime.task.worker.WorkerEvents`."""
         if self.supervisor is not None:
             self.supervisor.snapshot_taken(self, checkpoint, state)
+
+    def checkpoint_wanted(self) -> None:
+        """See :class:`~sageruntime.task.worker.WorkerEvents`."""
+        if self.supervisor is not None:
+            self.supervisor.checkpoint_wanted(self)
 
     def exhausted(self) -> None:
         """See :class:`~sageruntime.task.worker.WorkerEvents`."""
@@ -437,13 +466,13 @@ class BaseTask:
         work_for(self.name, self.ctx.stage)
         if self._sampler is not None:
             self._sampler.begin()
-        state, over = self._beginning
-        while True:
+        beginning: tuple[bytes | None, bool] | None = self._beginning
+        if not self._advance(TaskState.RUNNING):
+            return
+        while beginning is not None:
             try:
-                if not self._advance(TaskState.RUNNING):
-                    return
                 with self.metrics.running():
-                    result = self._worker.run(state, over)
+                    result = self._worker.run(*beginning)
             except TaskCancelled:
                 self._advance(TaskState.STOPPED)
                 return
@@ -458,14 +487,18 @@ class BaseTask:
             else:
                 self._advance(TaskState.STOPPED, result)
                 return
-            again = self._await_restore()
-            if again is None:
-                return
-            state, over = again
+            beginning = self._await_beginning()
+
+    def _await_beginning(self) -> tuple[bytes | None, bool] | None:
+        """What the next attempt begins with, once all is ready for it; None when none follows."""
+        while (restored := self._await_restore()) is not None:
             try:
                 self._prepare()
             except Exception as error:
                 self._on_failure(error)
+            else:
+                return restored
+        return None
 
     def _prepare(self) -> None:
         """Make an operator and a worker for the next attempt."""
@@ -473,7 +506,7 @@ class BaseTask:
         operator.task = self
         operator.inject_router(self.router)
         if self._inbox is None and not isinstance(operator, SourceOperator):
-            keep = self._is_restartable() and not self.coordinated
+            keep = self.ctx.upstreams == 0 if self.coordinated else self._is_restartable()
             self._inbox = inbox_of(self.input_buffer, keep)
         elif self._inbox is not None:
             self._inbox.rewind()
@@ -484,6 +517,8 @@ class BaseTask:
                 self._worker.pause()
             if self._draining:
                 self._worker.drain()
+            if self._halting:
+                self._worker.halt()
             if self._cancelled:
                 self._worker.cancel()
 
@@ -529,6 +564,15 @@ class BaseTask:
 
     def _is_restartable(self) -> bool:
         return self.options.restart.max_restarts > 0
+
+    def _coordinate(self, options: CheckpointOptions) -> Coordinator:
+        from sageruntime.recovery.coordinator import Coordinator
+
+        coordinator = Coordinator(self.name, options, self.options.restart, self.logger, alone=True)
+        key = f"{self.ctx.stage}/{self.ctx.index}"
+        coordinator.adopt({key: self}, [key])
+        self.add_listener(lambda task: coordinator.close(False) if task.state.ended else None)
+        return coordinator
 
     def _on_failure(self, error: BaseException) -> None:
         """What follows when an attempt has failed."""
@@ -602,6 +646,8 @@ class BaseTask:
             raise TaskStateError(
                 f"{self.name} is {self._state.value}; start_running() is for a new task"
             )
+        if self._coordinator is not None:
+            self._coordinator.start()
         if self._plugins is not None and self.tells_plugins:
             self._plugins.listen_to_metrics(self)
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sageruntime.errors import TaskStateError
+import cloudpickle
+
+from sageruntime.errors import InvalidOption, TaskCancelled, TaskStateError
 from sageruntime.task.base_task import BaseTask
 from sageruntime.task.local_task import LocalTask
 from sageruntime.task.packed_error import PackedError
@@ -45,6 +48,11 @@ class Snapshot:
 
 
 @dataclass(frozen=True)
+class CheckpointWanted:
+    """The task waits for a checkpoint."""
+
+
+@dataclass(frozen=True)
 class Completed:
     """All is processed and sent; the task waits for ``dismiss``."""
 
@@ -60,6 +68,10 @@ class HandleSupervisor:
     def failed(self, task: BaseTask, error: BaseException) -> None:
         """See :class:`~sageruntime.task.base_task.Supervisor`."""
         self._send(Failed(PackedError.of(error)))
+
+    def checkpoint_wanted(self, task: BaseTask) -> None:
+        """See :class:`~sageruntime.task.base_task.Supervisor`."""
+        self._send(CheckpointWanted())
 
     def exhausted(self, task: BaseTask) -> None:
         """See :class:`~sageruntime.task.base_task.Supervisor`."""
@@ -90,8 +102,16 @@ class HostedTask(LocalTask):
     ) -> None:
         self._send = send
         self._custom = custom
+        # a thread of its own: to remove a connection may have to wait for room
+        self._changes = ThreadPoolExecutor(1, thread_name_prefix="router-changes")
         super().__init__(*args, supervisor=HandleSupervisor(send), **rest)
         self.add_listener(lambda task: None if task.state.ended else send(task.get_status()))
+
+    def cleanup(self, grace: float = 1.0) -> None:
+        """See :class:`BaseTask`; the queues downstream are opened by this process alone."""
+        super().cleanup(grace)
+        for connection in self.router.connections:
+            connection.queue.close()
 
     def custom_process(self, packet: Any) -> Any:
         """See :class:`BaseTask`."""
@@ -109,6 +129,21 @@ class HostedTask(LocalTask):
             getattr(self, command)(*arguments)
         except TaskStateError:
             return  # the task has ended meanwhile; the handle is told so
+
+    def change_router(self, method: str, arguments: bytes) -> None:
+        """Make a change that was made to the handle's router, after those before it."""
+        self._changes.submit(self._change_router, method, cloudpickle.loads(arguments))
+
+    def _change_router(self, method: str, arguments: tuple[Any, ...]) -> None:
+        try:
+            connection = getattr(self.router, method)(*arguments)
+        except (InvalidOption, TaskCancelled):
+            return  # the connection is lost here already, or the task is ending
+        except Exception as error:
+            self.failed_outside(error)
+            return
+        if method == "remove_connection":
+            connection.queue.close()
 
     def _has_custom_process(self) -> bool:
         return self._custom is not None

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 # Batches taken from the input queue at once.
 _TAKE = 8
 
+# Messages that are kept in memory until they are done.
+_MOST_KEPT = 4096
+
 
 class Inbox(ABC):
     """Messages of one input queue. It outlives the workers that take them."""
@@ -40,6 +43,13 @@ class Inbox(ABC):
 
     def done(self) -> None:  # noqa: B027
         """Whatever was taken so far has been dealt with, and its results have been sent."""
+
+    def mark(self) -> list[Message]:
+        """What is unfinished now, which :meth:`done_to_mark` will be about."""
+        return []
+
+    def done_to_mark(self) -> None:  # noqa: B027
+        """Whatever was unfinished at the last :meth:`mark` has been dealt with."""
 
     def end(self) -> None:  # noqa: B027
         """Nothing will be taken any more, and nothing is unfinished."""
@@ -66,6 +76,12 @@ class KeepingInbox(Inbox):
         super().__init__(queue)
         self._unfinished: list[Message] = []
         self._again: deque[list[Message]] = deque()
+        self._marked = 0
+
+    @property
+    def crowded(self) -> bool:
+        """See :class:`Inbox`."""
+        return len(self._unfinished) >= _MOST_KEPT
 
     def take(self, block: bool) -> list[Message]:
         """See :class:`Inbox`."""
@@ -78,6 +94,16 @@ class KeepingInbox(Inbox):
         # an end that was announced stays announced until the task ends
         self._unfinished = [m for m in self._unfinished if isinstance(m, StopSignal)]
 
+    def mark(self) -> list[Message]:
+        """See :class:`Inbox`."""
+        self._marked = len(self._unfinished)
+        return self._unfinished
+
+    def done_to_mark(self) -> None:
+        """See :class:`Inbox`."""
+        self._unfinished = self._unfinished[self._marked :]
+        self._marked = 0
+
     def end(self) -> None:
         """See :class:`Inbox`."""
         self._unfinished = []
@@ -86,6 +112,7 @@ class KeepingInbox(Inbox):
         """See :class:`Inbox`."""
         again = self._unfinished + [m for messages in self._again for m in messages]
         self._unfinished = []
+        self._marked = 0
         self._again = deque([again] if again else [])
 
 
@@ -101,6 +128,7 @@ class ClaimingInbox(Inbox):
         super().__init__(queue)
         self._leases: list[Any] = []
         self._again: list[Message] = []
+        self._marked = 0
 
     @property
     def crowded(self) -> bool:
@@ -126,6 +154,18 @@ class ClaimingInbox(Inbox):
                 lease.release()
         self._leases = kept
 
+    def mark(self) -> list[Message]:
+        """See :class:`Inbox`."""
+        self._marked = len(self._leases)
+        return [lease.item for lease in self._leases]
+
+    def done_to_mark(self) -> None:
+        """See :class:`Inbox`."""
+        for lease in self._leases[: self._marked]:
+            lease.release()
+        self._leases = self._leases[self._marked :]
+        self._marked = 0
+
     def end(self) -> None:
         """See :class:`Inbox`."""
         for lease in self._leases:
@@ -135,6 +175,7 @@ class ClaimingInbox(Inbox):
     def rewind(self) -> None:
         """See :class:`Inbox`."""
         self._again = [lease.item for lease in self._leases]
+        self._marked = 0
 
     def abandon(self) -> None:
         """See :class:`Inbox`; a lease that is dropped is given back."""
@@ -163,6 +204,11 @@ class AcknowledgingInbox(KeepingInbox):
         if not any(isinstance(message, StopSignal) for message in self._unfinished):
             super().done()
             self.queue.acknowledge()
+
+    def done_to_mark(self) -> None:
+        """See :class:`Inbox`."""
+        self.queue.acknowledge(self._marked)
+        super().done_to_mark()
 
     def end(self) -> None:
         """See :class:`Inbox`."""

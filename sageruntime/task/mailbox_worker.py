@@ -27,6 +27,10 @@ class MailboxWorker(Worker):
     "Lightweight Asynchronous Snapshots for Distributed Dataflows", 2015): what a sender sends
     behind its barrier waits here until the barriers of all senders have come. Then the state
     holds the effects of everything before the barriers and of nothing behind them.
+
+    In a task that is in no job and keeps checkpoints, these begin here. What was taken since the
+    last stays unfinished, and the state says which of it belongs to it: so each packet has its
+    effect on the state once, however often it comes.
     """
 
     def __init__(
@@ -41,6 +45,10 @@ class MailboxWorker(Worker):
         self._passed: set[str] = set()
         self._held: list[Message] = []
         self._flushed_at = 0.0
+        self._checkpoint = 0
+        self._is_alone = self.coordinated and upstreams == 0
+        # First packets of batches that may come again, and that the state has in it.
+        self._known: set[int] = set()
         # A queue of references decodes nothing.
         decodes = inbox.queue.backend not in ("object", "local")
         self._cpu_seconds = time.thread_time if decodes else float
@@ -50,12 +58,31 @@ class MailboxWorker(Worker):
         self._inbox.queue.shutdown()
 
     def take_checkpoint(self, checkpoint: int) -> None:
-        """See :class:`Worker`; it takes its turn behind what is in the input queue."""
-        with suppress(ShutDown):
-            self._inbox.queue.put(Barrier(checkpoint, "", self.router.attempt))
+        """See :class:`Worker`; it is taken between two messages."""
+        with self._asked:
+            self._checkpoint = checkpoint
+            self._call_attention()
 
     def _end_input(self) -> None:
-        self._inbox.end()
+        if not self._is_alone:
+            self._inbox.end()
+
+    def _on_checkpoint_completed(self) -> None:
+        super()._on_checkpoint_completed()
+        self._inbox.done_to_mark()
+
+    def _get_state(self) -> Any:
+        state = super()._get_state()
+        if not self._is_alone:
+            return state
+        unfinished = self._inbox.mark()
+        known = {m.packets[0].id for m in unfinished if isinstance(m, PacketBatch)}
+        return state, known | self._known
+
+    def _set_state(self, state: Any) -> None:
+        if self._is_alone:
+            state, self._known = state
+        super()._set_state(state)
 
     def _call_attention(self) -> None:
         super()._call_attention()
@@ -78,7 +105,24 @@ class MailboxWorker(Worker):
                 break
             if time.monotonic() - self._flushed_at >= interval or self._inbox.crowded:
                 self._flush()
+            if self._checkpoint:
+                self._begin_checkpoint()
+            if self._is_alone and self._inbox.crowded:
+                self._make_room()
         self._flush()
+
+    def _begin_checkpoint(self) -> None:
+        checkpoint, self._checkpoint = self._checkpoint, 0
+        self._flush()
+        self.events.snapshot_taken(checkpoint, self._snapshot())
+
+    def _make_room(self) -> None:
+        """Wait until a checkpoint is complete, so that more may be taken."""
+        self.events.checkpoint_wanted()
+        while self._inbox.crowded:
+            self._wait_for(lambda: self._checkpoint > 0 or not self._inbox.crowded)
+            if self._checkpoint:
+                self._begin_checkpoint()
 
     def _take(self) -> list[Message]:
         """Messages from the queue; before waiting for them, everything gathered is sent."""
@@ -112,7 +156,7 @@ class MailboxWorker(Worker):
     def _receive(self, message: Message) -> bool:
         """Act on a message; whether it was the last."""
         self._check()
-        if isinstance(message, Nudge):
+        if isinstance(message, Nudge) or (isinstance(message, Barrier) and not self.coordinated):
             return False
         if message.sender and message.attempt < self.router.attempt:
             return False  # from before the job went back to a checkpoint
@@ -150,6 +194,9 @@ class MailboxWorker(Worker):
 
     def _handle(self, batch: PacketBatch) -> None:
         packets = batch.packets
+        if self._known and packets[0].id in self._known:
+            self._known.remove(packets[0].id)
+            return
         if self._given_up:
             packets = [packet for packet in packets if packet.id not in self._given_up]
         if not packets:

@@ -71,7 +71,8 @@ class RayTask(RemoteTask):
 
     def _launch(self, blueprint: bytes) -> None:
         try:
-            actor_class: Any = ray.remote(_TaskActor)
+            remote: Any = ray.remote
+            actor_class = remote(concurrency_groups={"commands": 1})(_TaskActor)
             level = logging.getLogger().getEffectiveLevel()
             self._actor = actor_class.options(**self._actor_options).remote(blueprint, level)
         except (RayError, ValueError, TypeError) as error:
@@ -143,6 +144,7 @@ class _TaskActor:
             messages.append(self._outbox.get())
         return messages
 
+    @ray.method(concurrency_group="commands")  # one after the other
     def obey(self, command: str, arguments: tuple[Any, ...]) -> None:
         """Do what the handle says."""
         if self._task is not None:

@@ -19,9 +19,17 @@ from sageruntime.metrics import MetricsSnapshot
 from sageruntime.profiling import StackProfile
 from sageruntime.task.base_task import BaseTask
 from sageruntime.task.blueprint import TaskBlueprint
-from sageruntime.task.hosted_task import Completed, Exhausted, Failed, Snapshot, Stuck
+from sageruntime.task.hosted_task import (
+    CheckpointWanted,
+    Completed,
+    Exhausted,
+    Failed,
+    Snapshot,
+    Stuck,
+)
 from sageruntime.task.inbox import give_back_unfinished
 from sageruntime.task.packed_error import PackedError
+from sageruntime.task.remote_router import RemoteRouter
 from sageruntime.task.state import TaskState
 from sageruntime.task.status import TaskReport, TaskStatus
 
@@ -72,6 +80,9 @@ class RemoteTask(BaseTask):
         # Hosts are begun and commanded one at a time. It is never held by who reads messages,
         # because a command may have to wait for the host to be done with telling.
         self._commanding = threading.RLock()
+        attempt = self.router.attempt
+        self.router = RemoteRouter(self.ctx, self._commanding, self._change_router)
+        self.router.begin(attempt)
 
     def start_running(self) -> None:
         """See :class:`BaseTask`."""
@@ -164,6 +175,8 @@ class RemoteTask(BaseTask):
                 self._launch_or_fail(TaskBlueprint.of(self, state, over).dumps())
                 if self._draining:
                     self._command("stop", True, 0)
+            # At once: who waits for a task to halt is not to see that it had halted before.
+            self._advance(TaskState.RUNNING)
 
     def take_checkpoint(self, checkpoint: int) -> None:
         """See :class:`BaseTask`."""
@@ -207,6 +220,13 @@ class RemoteTask(BaseTask):
             if self._has_host():
                 self._send(name, arguments)
 
+    def _change_router(self, method: str, *arguments: object) -> bool:
+        with self._commanding:
+            if not self._has_host():
+                return False
+            self._send("change_router", (method, cloudpickle.dumps(arguments)))
+            return True
+
     def _launch_or_fail(self, blueprint: bytes) -> None:
         try:
             self._launch(blueprint)
@@ -226,6 +246,8 @@ class RemoteTask(BaseTask):
             self.fail(message.unpack())
         elif isinstance(message, Failed):
             self._on_failure(message.error.unpack())
+        elif isinstance(message, CheckpointWanted):
+            self.checkpoint_wanted()
         elif isinstance(message, Exhausted):
             self.exhausted()
         elif isinstance(message, Snapshot):
@@ -242,7 +264,8 @@ class RemoteTask(BaseTask):
         self.metrics.processed = total.processed
         self.metrics.errors = total.errors
         self.metrics.retries = total.retries
-        if not status.state.ended:  # the end comes with the report
+        # The end comes with the report, and what is of an earlier attempt is over.
+        if not status.state.ended and status.attempt >= self.router.attempt:
             self._advance(status.state)
 
     def _take_report(self, report: RemoteReport) -> None:
@@ -269,7 +292,7 @@ class RemoteTask(BaseTask):
         if self._cancelled:
             self._advance(TaskState.STOPPED)
             return
-        if not self.coordinated:
+        if not self.coordinated or self.ctx.upstreams == 0:
             give_back_unfinished(self.input_buffer)
         stuck, self._stuck = self._stuck, None
         if stuck is None:

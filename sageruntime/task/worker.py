@@ -36,6 +36,9 @@ class WorkerEvents(Protocol):
     def snapshot_taken(self, checkpoint: int, state: bytes) -> None:
         """The operator's state as of a checkpoint."""
 
+    def checkpoint_wanted(self) -> None:
+        """The worker waits for a checkpoint."""
+
     def exhausted(self) -> None:
         """The source has been read to its end, and waits for :meth:`SourceWorker.release`."""
 
@@ -180,7 +183,7 @@ class Worker(ABC):
         try:
             complete(operator.open())
             if state is not None:
-                self._restore(state)
+                self._set_state(cloudpickle.loads(state))
             if not over:
                 self._work()
                 self.events.draining()
@@ -221,7 +224,7 @@ class Worker(ABC):
                 raise TaskHalted(f"{self.name} was halted")
             completed, self._checkpoint_completed = self._checkpoint_completed, False
         if completed:
-            self.operator.checkpoint_completed()
+            self._on_checkpoint_completed()
 
     def _call_attention(self) -> None:
         self._attention = True
@@ -237,8 +240,11 @@ class Worker(ABC):
             if certain:
                 return
 
+    def _on_checkpoint_completed(self) -> None:
+        self.operator.checkpoint_completed()
+
     def _snapshot(self) -> bytes:
-        state = self.operator.snapshot()
+        state = self._get_state()
         try:
             data: bytes = cloudpickle.dumps(state)
         except Exception as error:
@@ -247,8 +253,10 @@ class Worker(ABC):
             ) from error
         return data
 
-    def _restore(self, data: bytes) -> None:
-        state = cloudpickle.loads(data)
+    def _get_state(self) -> Any:
+        return self.operator.snapshot()
+
+    def _set_state(self, state: Any) -> None:
         if state is not None:
             self.operator.restore(state)
 
