@@ -8,9 +8,12 @@ from typing import Any
 
 from sageruntime.config import JobConfig, StageConfig
 from sageruntime.config.job import PARTITIONERS
+from sageruntime.config.service import ServiceConfig
 from sageruntime.errors import ConfigError, OperatorNotFound
 from sageruntime.factory.import_path import import_attribute
 from sageruntime.factory.operator_factory import OperatorFactory, find_operator
+from sageruntime.factory.plugin_factory import find_plugin
+from sageruntime.factory.task_factory import TaskType, find_task
 from sageruntime.operator import BaseOperator
 from sageruntime.pipeline import Pipeline
 
@@ -19,10 +22,20 @@ def pipeline_of(job: JobConfig, folder: Path) -> Pipeline:
     """The pipeline a job file describes; ``folder`` is where its own modules are.
 
     Raises:
+        ConfigError: an import path leads nowhere.
         OperatorNotFound: a stage names an operator that does not exist.
+        PluginError: a plugin cannot be imported.
+        TaskNotFound: there is no such task type.
         PipelineError, InvalidOption: the stages do not fit.
     """
-    pipeline = Pipeline(job.name, options=job.task_options(), ray_options=job.ray_options())
+    pipeline = Pipeline(
+        job.name,
+        options=job.task_options(),
+        ray_options=job.ray_options(),
+        plugins=[find_plugin(name, folder) for name in job.plugins],
+    )
+    for position, service in enumerate(job.services):
+        _add_service(pipeline, service, position, folder)
     for position, stage in enumerate(job.stages):
         _add(pipeline, stage, position, folder)
     return pipeline
@@ -35,8 +48,10 @@ def _add(pipeline: Pipeline, stage: StageConfig, position: int, folder: Path) ->
     except OperatorNotFound as error:
         raise OperatorNotFound(f"{where}.{stage.kind}: {error}") from error
     options = stage.model_dump(
-        include={"name", "parallelism", "on"}, exclude_unset=True, exclude_none=True
+        include={"name", "parallelism"}, exclude_unset=True, exclude_none=True
     )
+    if stage.on is not None:
+        options["on"] = _task_type(stage.on, folder)
     options.update(stage.task_options(pipeline.options))
     if stage.kind == "key_by":
         unused = sorted({*options, *(["partition"] if stage.partition else [])} - {"name"})
@@ -50,14 +65,32 @@ def _add(pipeline: Pipeline, stage: StageConfig, position: int, folder: Path) ->
     getattr(pipeline, stage.kind)(_recipe(operator, stage.arguments), **options)
 
 
+def _add_service(pipeline: Pipeline, service: ServiceConfig, position: int, folder: Path) -> None:
+    make = _imported(service.service, f"services[{position}].service", folder)
+    pipeline.service(
+        service.name,
+        partial(make, **service.arguments) if service.arguments else make,
+        on=_task_type(service.on or "thread", folder),
+        **service.service_options(pipeline.options),
+    )
+
+
+def _task_type(name: str, folder: Path) -> TaskType:
+    return find_task(name, folder) if ":" in name else name
+
+
 def _partitioner(name: str, where: str, folder: Path) -> Any:
     if name in PARTITIONERS:
         return PARTITIONERS[name]()
-    try:
-        found = import_attribute(name, folder)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError([f"{where}.partition: {name!r} leads nowhere: {error}"]) from error
+    found = _imported(name, f"{where}.partition", folder)
     return found() if isinstance(found, type) else found
+
+
+def _imported(path: str, where: str, folder: Path) -> Any:
+    try:
+        return import_attribute(path, folder)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError([f"{where}: {path!r} leads nowhere: {error}"]) from error
 
 
 def _recipe(operator: Any, arguments: dict[str, Any]) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, ConfigDict, Field, WithJsonSchema
 
@@ -16,10 +16,10 @@ from sageruntime.communication.router import (
 )
 from sageruntime.config.policies import RestartConfig, RetryConfig, merged_policies
 from sageruntime.config.section import Section
+from sageruntime.config.service import ServiceConfig
 from sageruntime.config.settings import ErrorPolicyName, Settings
+from sageruntime.config.task_type import TaskType
 from sageruntime.config.units import Seconds
-from sageruntime.errors import RuntimeTaskError
-from sageruntime.factory.task_factory import Host, find_task
 from sageruntime.task.options import TaskOptions
 
 # Options of the tasks that are the stage's own as they are given.
@@ -33,24 +33,6 @@ PARTITIONERS: dict[str, Callable[[], Partitioner]] = {
 }
 
 KINDS = ("source", "map", "filter", "flat_map", "key_by", "sink")
-
-
-def _task_type(name: str) -> str:
-    # what the built-in ones need is looked at when the job starts; import paths, with the stages
-    if name not in get_args(Host) and ":" not in name:
-        try:
-            find_task(name)
-        except RuntimeTaskError as error:
-            raise ValueError(str(error)) from error
-    return name
-
-
-TaskType = Annotated[
-    str,
-    AfterValidator(_task_type),
-    WithJsonSchema({"anyOf": [{"enum": list(get_args(Host))}, {"type": "string"}]}),
-]
-"""What hosts tasks: a built-in host, or the name or import path of a task type."""
 
 
 def _partition(name: str) -> str:
@@ -165,6 +147,11 @@ class JobConfig(Settings):
     """Letters, digits, `_` and `-`, at most 64."""
     stages: list[StageConfig] = Field(min_length=2)
     """From the source to the sink."""
+    services: list[ServiceConfig] = Field(default_factory=list)
+    """What operators can call; each may call those before it."""
+    plugins: list[str] = Field(default_factory=list)
+    """Plugins of all tasks, by import path; `no:NAME` leaves out the installed plugin of that
+    name."""
     result: ResultConfig = ResultConfig()
 
     def model_post_init(self, context: Any) -> None:
@@ -173,3 +160,5 @@ class JobConfig(Settings):
         options = self.task_options()
         for position, stage in enumerate(self.stages):
             merged_policies(options, stage.retry, stage.restart, ("stages", position))
+        for position, service in enumerate(self.services):
+            merged_policies(options, None, service.restart, ("services", position))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 from sageruntime.context import TaskContext
@@ -38,15 +39,19 @@ def register_task(name: str, task_class: type[BaseTask]) -> None:
     _tasks.register(name, task_class)
 
 
-def find_task(on: TaskType) -> type[BaseTask]:
+def find_task(on: TaskType, folder: Path | None = None) -> type[BaseTask]:
     """The class that ``on`` asks for; names of entry points are those of ``sageruntime.tasks``.
+
+    Args:
+        on: the task type.
+        folder: where to look for modules of import paths, too; those found there travel by value.
 
     Raises:
         TaskNotFound: the name means nothing; the message says what is known.
         InvalidOption: it means something that is no task type.
         TaskStartError: what the task type needs is not installed.
     """
-    found = _find(on) if isinstance(on, str) else on
+    found = _find(on, folder) if isinstance(on, str) else on
     if not (isinstance(found, type) and issubclass(found, BaseTask)):
         raise InvalidOption(
             f"on={on!r} is not allowed; expected a subclass of BaseTask, or the name of one"
@@ -84,7 +89,7 @@ def create_task(
     return find_task(on)(ctx, operator_factory, **options)
 
 
-def _find(name: str) -> Any:
+def _find(name: str, folder: Path | None) -> Any:
     if name == "ray":
         try:
             import ray  # noqa: F401
@@ -92,4 +97,4 @@ def _find(name: str) -> Any:
             raise TaskStartError(
                 "on='ray' needs the ray package: pip install sagequeue[ray]"
             ) from error
-    return _tasks.find(name)
+    return _tasks.find(name, folder)
