@@ -245,11 +245,12 @@ class Job:
 
     def _start_service(self, recipe: ServiceRecipe) -> None:
         options = {**self._ray_options} if recipe.host == "ray" else {}
+        scope = scope_of(*(stage.on for stage in self.stages), *(r.on for r in self._recipes))
         service = ServiceTask(
             recipe.name,
             recipe.service,
             on=recipe.on,
-            scope=scope_of(*(stage.on for stage in self.stages), *(r.on for r in self._recipes)),
+            scope=scope,
             services=Services(self._clients),
             job=self.name,
             prefix=f"{self._prefix}-",

@@ -641,5 +641,8 @@ def test_services_that_a_pipeline_does_not_have() -> None:
         pipeline.service("library", Library)
     with pytest.raises(InvalidOption, match="makes no service"):
         pipeline.service("other", dict)  # type: ignore[arg-type]
+    mixed = Pipeline("mixed").service("library", Library, on="ray").source([1], on="process")
+    with pytest.raises(PipelineError, match="both process and ray"):
+        mixed.sink().run()
     with pytest.raises(PipelineError, match="service name"):
         pipeline.service("no good", Library)

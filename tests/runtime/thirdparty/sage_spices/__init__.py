@@ -1,0 +1,1 @@
+"""Spices for sageruntime."""
