@@ -14,20 +14,26 @@
  *                                no table entry is held by the dead; before, nobody waits for ever
  *                                (an invalid end state)
  *
- * What mirrors what (in C):  produce: sq_put;  get, claim: take_as_one_of_many, lease_copy;
- * again: take_returned, claim_returned;  recover: sq_recover, become_recoverer, settle_participant,
- * settle_chunk, bury_reservations, return_claims, covered_by_the_living.
+ * What mirrors what (here: in C):  Producer: sq_put;  take: take_as_one_of_many;  read_and_release:
+ * lease_copy, release_slots;  again: take_returned (slot_again: find_returned_slots, claim_returned,
+ * read_slot;  chunk_again: find_returned_chunks, claim_returned);  Consumer: sq_claim, sq_take,
+ * sq_lease_return, sq_chunk_release;  recover: sq_recover, become_recoverer, settle_the_dead;  and
+ * by their own names settle_participant, settle_chunk, bury_reservations, return_claims,
+ * covered_by_the_living, announce_returned.
+ *
+ * With BODIES read_and_release is lease, release_slots, and Producer calls sq_chunk_acquire.
  *
  * Left out: memory orders (ThreadSanitizer and the comments in C answer for them; here memory is
  * sequentially consistent), batches (a batch is as many positions, each settled for itself), terms of
  * the recoverer (entries are not taken again here), counting of tombstones, waking.
  *
  * Configurations:  CLAIM  consumers claim, and acknowledge later; without, they get
- *                  REJECT a claimed message may be given back
+ *                  BODIES messages lie in chunks of the pool, which consumers lease from their slots
+ *                  REJECT a leased message may be given back
  *                  FIRST, SECOND  messages of the producers
  *                  DEATHS how many may die, MORTAL which of the participants 0 to 2, as bits
  * Mutations that must be found out, to show that the model can fail:
- *   BUG_EARLY_WITHDRAWAL, BUG_LIVING_IGNORED, BUG_LATE_LEASE, BUG_SILENT_RETURN
+ *   BUG_EARLY_WITHDRAWAL, BUG_LIVING_IGNORED, BUG_LATE_LEASE, BUG_SILENT_RETURN, BUG_SLOT_IGNORED
  */
 #ifndef FIRST
 #define FIRST 1
@@ -46,7 +52,10 @@
 
 #define CAPACITY 2
 #define MESSAGES (FIRST + SECOND)
-#define CHUNKS 2 /* one a consumer */
+#define CHUNKS 2 /* CLAIM: for copies, one a consumer; BODIES: the pool */
+#if defined(CLAIM) || defined(BODIES)
+#define LEASES
+#endif
 #define PARTICIPANTS 4
 #define SURVIVOR 3
 
@@ -64,8 +73,9 @@
 #define LEASED 2
 #define RETURNED 3
 
+/* With BODIES a slot holds the number of its chunk, plus 1, in place of the first half. */
 typedef Slot { byte sequence; byte half; byte other_half; byte deliveries };
-typedef Chunk { byte state; byte holder; byte place; byte message; bool flagged };
+typedef Chunk { byte state; byte holder; byte place; byte half; byte other_half; bool flagged };
 
 Slot slots[CAPACITY];
 Chunk chunks[CHUNKS];
@@ -90,6 +100,7 @@ bool committed[MESSAGES + 1], acknowledged[MESSAGES + 1], delivered[MESSAGES + 1
 #define can_recover (somebody_dead && (recoverer == 0 || !alive[recoverer - 1]))
 #define readable (slot(head).sequence == sequence(head, COMMITTED) || \
                   slot(head).sequence == sequence(head, TOMBSTONE))
+#define chunk_is_free (chunks[0].state == FREE || chunks[1].state == FREE)
 #define all_acknowledged \
     (!committed[1] || acknowledged[1]) && (!committed[2] || acknowledged[2]) && \
     (MESSAGES < 3 || !committed[MESSAGES] || acknowledged[MESSAGES])
@@ -136,12 +147,18 @@ inline settle_chunk(me, c) {
             in_slot = position != 0 && tail >= position && tail - position < CAPACITY &&
                       (slot(position - 1).sequence == sequence(position - 1, COMMITTED) ||
                        slot(position - 1).sequence == sequence(position - 1, REDELIVER));
-            position = 0
+            position = 0;
+#ifdef BUG_SLOT_IGNORED
+            in_slot = false
+#endif
         };
         atomic { /* the CAS */
             if
             :: chunks[c].state == word && chunks[c].holder == dead + 1 ->
                 if
+#ifdef BODIES
+                :: in_slot -> chunks[c].state = OWNED; chunks[c].holder = 0; word = FREE /* queued */
+#endif
                 :: word == LEASED && !in_slot ->
                     chunks[c].state = RETURNED; chunks[c].holder = 0; word = RETURNED
                 :: else -> chunks[c].holder = me + 1; chunks[c].state = OWNED; word = OWNED
@@ -160,7 +177,7 @@ inline settle_chunk(me, c) {
 }
 
 inline settle_chunks(me) {
-#ifdef CLAIM
+#ifdef LEASES
     settle_chunk(me, 0);
     settle_chunk(me, 1)
 #else
@@ -234,9 +251,9 @@ inline settle_participant(me) {
     settle_chunks(me);
     bury_reservations();
     return_claims();
-    atomic { announce_returned };
     if
     :: settled ->
+        atomic { announce_returned };
         atomic { put_intent[dead] = 0 };
         atomic { take_intent[dead] = 0; settled = false };
         entry[dead] = false
@@ -265,16 +282,50 @@ inline recover(me) {
     byte dead, position, word; \
     bool covered, settled, in_slot
 
+/* What a dead one knew makes no difference any more: so many fewer states. */
+#define FORGET_RECOVERY \
+    dead = 0; position = 0; word = 0; covered = false; settled = false; in_slot = false
+
+/* ---- sq_chunk_acquire, sq_copy_acquire: the CAS of the first free one ---- */
+
+inline acquire(c) {
+    atomic {
+        c = CHUNKS;
+        if
+        :: chunks[0].state == FREE -> c = 0
+        :: chunks[0].state != FREE && chunks[1].state == FREE -> c = 1
+        :: else
+        fi;
+        if
+        :: c < CHUNKS -> chunks[c].holder = me + 1; chunks[c].state = OWNED
+        :: else
+        fi
+    }
+}
+
 /* ---- sq_put ---- */
 
 proctype Producer(byte me; byte first; byte n) {
-    byte t;
+    byte t, chunk;
     byte message = first;
     bool reserved;
     RECOVERY_VARIABLES;
     {
         do
         :: message < first + n ->
+#ifdef BODIES
+            acquire(chunk);
+            do
+            :: chunk == CHUNKS -> /* sq_await_chunk */
+                chunk_is_free || can_recover;
+                recover(me);
+                acquire(chunk)
+            :: else -> break
+            od;
+            chunks[chunk].place = 0;
+            chunks[chunk].half = message;
+            chunks[chunk].other_half = message;
+#endif
             do
             :: !reserved ->
                 atomic {
@@ -307,20 +358,36 @@ proctype Producer(byte me; byte first; byte n) {
 #ifdef BUG_EARLY_WITHDRAWAL
             put_intent[me] = 0;
 #endif
+#ifdef BODIES
+            atomic { slot(t).half = chunk + 1; slot(t).deliveries = 0 };
+            chunks[chunk].place = t + 1;
+#else
             slot(t).half = message;
             atomic { slot(t).other_half = message; slot(t).deliveries = 0 };
+#endif
             atomic { slot(t).sequence = sequence(t, COMMITTED); committed[message] = true };
-            atomic { put_intent[me] = 0; message++; reserved = false; t = 0 }
+            atomic { put_intent[me] = 0; message++; reserved = false; t = 0; chunk = 0 }
         :: else -> break
         od;
         ended[me] = true
-    } unless { !alive[me] }
+    } unless {
+        d_step { !alive[me] -> t = 0; message = 0; chunk = 0; reserved = false; FORGET_RECOVERY }
+    }
 }
 
 /* ---- sq_take and sq_claim ---- */
 
 /* The slot at `at` is ours: read it, and with CLAIM make it a lease, then release it. */
 inline read_and_release() {
+#ifdef BODIES
+    atomic { leased = slot(at).half - 1; flagged = slot(at).deliveries > 0 };
+    assert(chunks[leased].state == OWNED || chunks[leased].state == LEASED);
+    chunks[leased].flagged = flagged;
+    chunks[leased].place = at + 1;
+    atomic { chunks[leased].holder = me + 1; chunks[leased].state = LEASED };
+    slot(at).sequence = sequence(at + CAPACITY, EMPTY);
+    atomic { take_intent[me] = 0; at = 0; got = true }
+#else
     message = slot(at).half;
     atomic {
         assert(slot(at).other_half == message); /* nothing is torn */
@@ -328,13 +395,13 @@ inline read_and_release() {
     };
 #ifdef CLAIM
 #ifndef BUG_LATE_LEASE
-    atomic { chunks[copy].message = message; chunks[copy].flagged = flagged };
+    atomic { chunks[copy].half = message; chunks[copy].flagged = flagged };
     chunks[copy].place = at + 1;
     chunks[copy].state = LEASED;
 #endif
     slot(at).sequence = sequence(at + CAPACITY, EMPTY);
 #ifdef BUG_LATE_LEASE
-    atomic { chunks[copy].message = message; chunks[copy].flagged = flagged };
+    atomic { chunks[copy].half = message; chunks[copy].flagged = flagged };
     chunks[copy].place = at + 1;
     chunks[copy].state = LEASED;
 #endif
@@ -348,6 +415,7 @@ inline read_and_release() {
         message = 0; flagged = false
     };
     atomic { take_intent[me] = 0; at = 0; got = true }
+#endif
 #endif
 }
 
@@ -391,7 +459,7 @@ inline chunk_again(i) {
             if
             :: chunks[i].state == RETURNED ->
                 chunks[i].holder = me + 1; chunks[i].state = LEASED;
-                message = chunks[i].message; flagged = true; leased = i; got = true
+                flagged = true; leased = i; got = true
             :: else
             fi
         };
@@ -411,6 +479,8 @@ inline again() {
 #ifdef CLAIM
     :: else
     fi;
+#endif
+#ifdef LEASES
     chunk_again(0);
     chunk_again(1);
 #endif
@@ -469,18 +539,7 @@ proctype Consumer(byte me) {
                (readable || news[me] || can_recover) && !(drained(me) && !news[me])
            } ->
 #ifdef CLAIM
-            atomic { /* sq_copy_acquire */
-                copy = CHUNKS;
-                if
-                :: chunks[0].state == FREE -> copy = 0
-                :: chunks[0].state != FREE && chunks[1].state == FREE -> copy = 1
-                :: else
-                fi;
-                if
-                :: copy < CHUNKS -> chunks[copy].holder = me + 1; chunks[copy].state = OWNED
-                :: else
-                fi
-            };
+            acquire(copy);
 #endif
             if
             :: news[me] -> again()
@@ -500,9 +559,18 @@ proctype Consumer(byte me) {
                 atomic { chunks[copy].state = FREE; chunks[copy].holder = 0 }
             :: else
             fi;
+            copy = 0;
+#endif
+#ifdef LEASES
             if
             :: got ->
-                atomic { deliver(message, flagged); copy = 0 };
+                message = chunks[leased].half;
+                atomic {
+#ifdef BODIES
+                    assert(chunks[leased].other_half == message); /* nothing is torn */
+#endif
+                    deliver(message, flagged)
+                };
                 if
 #ifdef REJECT
                 :: !chunks[leased].flagged -> /* sq_lease_return */
@@ -519,7 +587,7 @@ proctype Consumer(byte me) {
                     }
                 fi;
                 atomic { leased = 0; message = 0; flagged = false }
-            :: else -> copy = 0
+            :: else
             fi;
 #endif
             got = false;
@@ -529,7 +597,13 @@ proctype Consumer(byte me) {
             fi
         od;
         ended[me] = true
-    } unless { !alive[me] };
+    } unless {
+        d_step {
+            !alive[me] ->
+            at = 0; message = 0; copy = 0; leased = 0;
+            got = false; found = false; flagged = false; won = false; FORGET_RECOVERY
+        }
+    };
     if
     :: me == SURVIVOR ->
         assert(all_acknowledged); /* nothing committed is lost */
@@ -541,12 +615,23 @@ proctype Consumer(byte me) {
     fi
 }
 
+#define kill(p) \
+    atomic { \
+        deaths < DEATHS && mortal(p) && !gone(p) -> \
+        alive[p] = false; deaths++; \
+        if \
+        :: deaths == DEATHS -> break \
+        :: else \
+        fi \
+    }
+
+/* It may end at any time, so that a queue that is stuck is seen to be: no death gets it going. */
 proctype Death() {
     byte deaths;
     do
-    :: deaths < DEATHS && mortal(2) && !ended[2] && alive[2] -> alive[2] = false; deaths++
-    :: deaths < DEATHS && mortal(0) && !ended[0] && alive[0] -> alive[0] = false; deaths++
-    :: deaths < DEATHS && mortal(1) && !ended[1] && alive[1] -> alive[1] = false; deaths++
+    :: kill(0)
+    :: kill(1)
+    :: kill(2)
     :: break
     od
 }
