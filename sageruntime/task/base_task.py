@@ -5,10 +5,11 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from sagequeue import create_queue
-from sagequeue.errors import ShutDown
+from sagequeue.errors import QueueClosed, ShutDown
 from sagequeue.protocol import Queue
 from sageruntime.communication.router import BaseRouter, Message, Packet, PacketBatch
 from sageruntime.context import TaskContext
@@ -659,7 +660,8 @@ class BaseTask:
             if state not in NEXT_STATES[self._state]:
                 return False
             if state.ended:
-                self.input_buffer.shutdown(immediate=True)
+                with suppress(QueueClosed):  # by another task that shares it
+                    self.input_buffer.shutdown(immediate=True)
             self._result = result
             self._error = error
             self._state = state

@@ -102,8 +102,8 @@ class RemoteTask(BaseTask):
             if self._cancelled and self._state is TaskState.RESTARTING and not self._has_host():
                 self._advance(TaskState.STOPPED)
             self._changed.notify_all()
-        if not self._state.ended:
-            self._command("stop", drain, 0)
+        # even to one whose task has failed: it waits to be told whether it begins again
+        self._command("stop", drain, 0)
         return self.join(timeout)
 
     def pause(self) -> None:
