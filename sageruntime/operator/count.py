@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from typing import Any
 
 from sageruntime.communication.router import Packet
@@ -14,7 +14,7 @@ class CountByKey(BaseOperator):
     """Counts packets by key and, at the end of the input, sends ``(key, count)`` for each key."""
 
     def __init__(self) -> None:
-        self.counts: Counter[Any] = Counter()
+        self.counts: defaultdict[Any, int] = defaultdict(int)
 
     def process(self, packet: Packet) -> Results:
         """See :class:`BaseOperator`."""
@@ -25,10 +25,10 @@ class CountByKey(BaseOperator):
         """See :class:`BaseOperator`."""
         return (Packet(item, key=item[0]) for item in self.counts.items())
 
-    def snapshot(self) -> Counter[Any]:
+    def snapshot(self) -> defaultdict[Any, int]:
         """The counts so far."""
         return self.counts
 
-    def restore(self, state: Counter[Any]) -> None:
+    def restore(self, state: defaultdict[Any, int]) -> None:
         """Go on from them."""
         self.counts = state

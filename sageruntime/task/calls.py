@@ -100,8 +100,11 @@ class PacketCalls(Calls):
                 if type(result) is Packet:
                     results.append(result)
                     continue
-                # a list first: a generator that fails half-way leaves nothing behind
-                results += list(packets_of(result, operator))
+                if type(result) is list and result and type(result[0]) is Packet:
+                    results += result
+                else:
+                    # a list first: a generator that fails half-way leaves nothing behind
+                    results += list(packets_of(result, operator))
             except GivenUp:
                 failed += 1
                 continue
