@@ -92,6 +92,11 @@ class PacketError(RuntimeTaskError):
         super().__init__(message)
         self.packet_id = packet_id
 
+    @property
+    def is_consequence(self) -> bool:
+        """Whether a task downstream or a service has failed before, and says why itself."""
+        return isinstance(self.__cause__, (DownstreamClosed, ServiceLost))
+
 
 class RemoteError(RuntimeTaskError):
     """Stands for an error of another process whose own type cannot be rebuilt in this one."""

@@ -15,7 +15,7 @@ from sageruntime.communication.router import Connection
 from sageruntime.context import Services, TaskContext
 from sageruntime.dead_letters.collector import DeadLetterCollector
 from sageruntime.doctor import require
-from sageruntime.errors import DownstreamClosed, JobFailed, PacketError, ServiceLost
+from sageruntime.errors import JobFailed, PacketError
 from sageruntime.factory.task_factory import create_task, scope_of
 from sageruntime.job_result import JobResult, StageSummary, progress_of, summary_of
 from sageruntime.metrics import JobMetrics, StageMetrics
@@ -341,18 +341,16 @@ class Job:
         tasks += self._all_tasks()
         failed = [task for task in tasks if task.state is TaskState.FAILED]
         errors = [(task, task.get_report().error) for task in failed]
-        causes = [pair for pair in errors if not _is_consequence(pair[1])] or errors
+        causes = [
+            (task, error)
+            for task, error in errors
+            if not (isinstance(error, PacketError) and error.is_consequence)
+        ] or errors
         if causes:
             task, error = causes[0]
             raise JobFailed(f"job {self.name} failed in {task.name}: {error}") from error
         if self._abandoned:
             raise JobFailed(f"job {self.name} was closed before its end")
-
-
-def _is_consequence(error: BaseException | None) -> bool:
-    """Whether a task failed because one that it sends to, or a service that it calls, did."""
-    consequences = (DownstreamClosed, ServiceLost)
-    return isinstance(error, PacketError) and isinstance(error.__cause__, consequences)
 
 
 def _connect(sender: BaseTask, stage: Stage, receivers: Sequence[BaseTask]) -> None:

@@ -216,7 +216,10 @@ class BaseTask:
 
     def measure(self) -> MetricsSnapshot:
         """What is measured of the task, as it is now; it may be asked for at any time."""
-        return self._meter.measure(self._state.value, self.router.routed, self._queue_depth())
+        router = self.router
+        return self._meter.measure(
+            self._state.value, router.routed, self._queue_depth(), router.seconds
+        )
 
     def start_running(self) -> None:
         """Start the worker loop in its host and return.
@@ -428,7 +431,10 @@ class BaseTask:
     def fail(self, error: BaseException) -> None:
         """End the task with an error, unless it has ended."""
         if self._advance(TaskState.FAILED, error=error):
-            self.logger.error("%s failed: %s", self.name, error, exc_info=error)
+            if isinstance(error, PacketError) and error.is_consequence:
+                self.logger.warning("%s failed: %s", self.name, error)
+            else:
+                self.logger.error("%s failed: %s", self.name, error, exc_info=error)
 
     # What the worker tells: see WorkerEvents.
 
