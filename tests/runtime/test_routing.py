@@ -21,6 +21,7 @@ import numpy
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 import sageruntime
 from sagequeue import create_queue
@@ -64,6 +65,7 @@ from sageruntime.recovery.policies import RetryPolicy
 from sageruntime.task import DeadLetter, TaskState
 from sageruntime.task.local_task import LocalTask
 from sageruntime.task.process_task import ProcessTask
+from sageruntime.task.ray_task import RayTask
 
 # Ray's workers cannot import this module: what they need of it travels by value.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -526,7 +528,7 @@ class Consumer:
     def __init__(self, queue: Any) -> None:
         self.queue = queue
         self.received: list[Any] = []
-        self._thread = threading.Thread(target=self._consume)
+        self._thread = threading.Thread(target=self._consume, daemon=True)
         self._thread.start()
 
     def _consume(self) -> None:
@@ -660,17 +662,47 @@ def test_a_barrier_comes_at_one_instant_for_all_groups() -> None:
     assert sum(map(len, one)) == 6000
 
 
+def test_what_is_dealt_anew_does_not_fall_behind_a_barrier() -> None:
+    """A task that is too slow for least loaded has packets taken back, but none from before a
+    barrier that comes behind them."""
+    router = BaseRouter(TaskContext("router"))
+    whole, quick, slow = Collector(), Collector(), Collector(seconds=0.03)
+    router.add_connection(Connection("whole", whole.queue, group="whole", batch_size=3))
+    for name, consumer in ("quick", quick), ("slow", slow):
+        router.add_connection(Connection(name, consumer.queue, group="shared", batch_size=3))
+    router.set_partitioner("shared", LeastLoaded())
+
+    def route(sender: int) -> None:
+        for n in range(300):
+            router.route(Packet((sender, n)))
+
+    threads = [threading.Thread(target=route, args=(sender,)) for sender in range(3)]
+    for thread in threads:
+        thread.start()
+    checkpoint = 0
+    while any(thread.is_alive() for thread in threads):
+        checkpoint += 1
+        router.pass_barrier(checkpoint)
+    router.stop()
+    expected = [sorted(part) for part in whole.end()]
+    parts = zip(quick.end(), slow.end(), strict=True)
+    assert [sorted(one + other) for one, other in parts] == expected
+    assert len(expected) == checkpoint + 1
+
+
 class Collector:
     """Collects payloads from a small queue, a list for each barrier and the end."""
 
-    def __init__(self) -> None:
+    def __init__(self, seconds: float = 0.0) -> None:
+        self._seconds = seconds  # that it takes over a message
         self.queue: Any = create_queue(scope="thread", maxsize=2)
         self._parts: list[list[Any]] = [[]]
-        self._thread = threading.Thread(target=self._collect)
+        self._thread = threading.Thread(target=self._collect, daemon=True)
         self._thread.start()
 
     def _collect(self) -> None:
         while not isinstance(message := self.queue.get(), StopSignal):
+            time.sleep(self._seconds)
             if isinstance(message, Barrier):
                 self._parts.append([])
             else:
@@ -678,6 +710,7 @@ class Collector:
 
     def end(self) -> list[list[Any]]:
         self._thread.join(30)
+        assert not self._thread.is_alive()
         return self._parts
 
 
@@ -969,6 +1002,62 @@ def test_a_cancelled_task_does_not_try_again() -> None:
         router.route(Packet(0))
 
 
+class Changes(RuleBasedStateMachine):
+    """Tasks come, go and end in any order, packets between: each is sent or rejected once."""
+
+    @initialize(
+        make=st.sampled_from([RoundRobin, LeastLoaded, KeyHash, lambda: KeyHash(fails_over=True)]),
+        batch_size=st.integers(1, 4),
+    )
+    def begin(self, make: Callable[[], Partitioner], batch_size: int) -> None:
+        self.partitioner = make()
+        self.batch_size = batch_size
+        self.router = BaseRouter(TaskContext("router"))
+        self.router.on_reject = self.rejects = Rejects()
+        self.queues: list[Any] = []
+        self.connected: dict[str, Any] = {}
+        self.routed = 0
+
+    @rule()
+    def connect(self) -> None:
+        name, queue = f"{len(self.queues)}", create_queue(scope="thread")
+        self.queues.append(queue)
+        self.connected[name] = queue
+        self.router.add_connection(Connection(name, queue, batch_size=self.batch_size))
+        self.router.set_partitioner("", self.partitioner)
+
+    @precondition(lambda self: self.router.connections)
+    @rule(data=st.data(), stop=st.booleans())
+    def disconnect(self, data: st.DataObject, stop: bool) -> None:
+        name = data.draw(st.sampled_from([c.name for c in self.router.connections]))
+        self.router.remove_connection(name, stop)
+        self.connected.pop(name)
+
+    @precondition(lambda self: self.connected)
+    @rule(data=st.data())
+    def end(self, data: st.DataObject) -> None:
+        self.connected[data.draw(st.sampled_from(sorted(self.connected)))].shutdown()
+
+    @precondition(lambda self: self.router.connections)
+    @rule(count=st.integers(1, 9))
+    def route(self, count: int) -> None:
+        numbers = range(self.routed, self.routed + count)
+        self.router.route_batch([Packet(n, key=n % 5) for n in numbers])
+        self.routed += count
+
+    @rule()
+    def flush(self) -> None:
+        self.router.flush()
+
+    def teardown(self) -> None:
+        self.router.flush()
+        sent = [payload for queue in self.queues for payload in payloads_in(queue)]
+        assert sorted(sent + self.rejects.payloads) == list(range(self.routed))
+
+
+TestChanges = Changes.TestCase
+
+
 # ---- failover of tasks ----
 
 
@@ -1008,6 +1097,53 @@ def test_a_task_whose_process_is_killed_is_left_out() -> None:
     for task in (upstream, *downstream):
         task.cleanup()
     out.close()
+
+
+@pytest.mark.parametrize("task_class", [ProcessTask, RayTask])
+def test_connections_of_a_task_in_another_process_come_and_go(
+    task_class: Any, request: pytest.FixtureRequest
+) -> None:
+    scope: Any = "machine"
+    if task_class is RayTask:
+        request.getfixturevalue("ray_cluster")
+        scope = "cluster"
+    task = task_class(TaskContext("far"), OperatorFactory(MapOperator, str), batch_size=1)
+    queues: dict[str, Any] = {
+        name: create_queue(name=f"far-{name}", scope=scope) for name in ("a", "b")
+    }
+    task.router.add_connection(Connection("a", queues["a"], batch_size=1))
+    task.start_running()
+
+    def receive(name: str, payload: str) -> None:
+        assert payloads_of([queues[name].get(timeout=60)]) == [payload]
+
+    task.put_packet(Packet("first"))
+    receive("a", "first")
+    with pytest.raises(InvalidOption, match="already"):
+        task.router.add_connection(Connection("a", queues["a"]))
+    with pytest.raises(TypeError, match="cannot go to another one"):
+        task.router.add_connection(Connection("here", create_queue(scope="thread")))
+    task.router.add_connection(Connection("b", queues["b"], batch_size=1))
+    task.router.remove_connection("a", stop=True)
+    assert queues["a"].get(timeout=60) == StopSignal("far")
+    task.put_packet(Packet("second"))
+    receive("b", "second")
+    task.router.add_connection(Connection("a", queues["a"], batch_size=1))
+    function: Callable[[Packet, int], int] = lambda packet, ways: int(packet.payload)  # noqa: E731
+    task.router.set_partitioner("", PartitionFunction(function))
+    task.router.add_connection(Connection("c", queues["b"], group="told", batch_size=1))
+    task.router.remove_connection("c", stop=True)
+    assert queues["b"].get(timeout=60) == StopSignal("far")  # all that was before is done, too
+    for payload in "0110":
+        task.put_packet(Packet(payload))
+    for name, payload in ("b", "0"), ("a", "1"), ("a", "1"), ("b", "0"):
+        receive(name, payload)
+    assert [connection.name for connection in task.router.connections] == ["b", "a"]
+    assert task.stop(timeout=60)
+    assert task.get_report().error is None
+    task.cleanup()
+    for queue in queues.values():
+        queue.close()
 
 
 def task_without_downstream(**options: Any) -> LocalTask:
