@@ -10,7 +10,7 @@ from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from sageruntime.context import TaskContext
-from sageruntime.metrics.snapshot import MetricsSnapshot, ProcessUsage, ThreadUsage, TimeSpent
+from sageruntime.metrics.snapshot import MetricsSnapshot, ProcessUsage, ThreadUsage
 from sageruntime.metrics.task_metrics import TaskMetrics
 
 if TYPE_CHECKING:
@@ -54,8 +54,15 @@ class Meter:
         self._base: _Totals | None = None
         self._rates = _Rates()
 
-    def measure(self, state: str, emitted: int, queue_depth: int) -> MetricsSnapshot:
-        """The task as it is now; see :class:`MetricsSnapshot`."""
+    def measure(
+        self, state: str, emitted: int, queue_depth: int, routing: float
+    ) -> MetricsSnapshot:
+        """The task as it is now.
+
+        Args:
+            state, emitted, queue_depth: see :class:`MetricsSnapshot`.
+            routing: seconds that threads were in its router, of all threads together.
+        """
         metrics = self._metrics
         with self._lock:
             threads = self._threads()
@@ -81,9 +88,7 @@ class Meter:
             mean_packets_per_second=now.processed / (seconds or 1.0),
             cpu_seconds=cpu_seconds,
             cpu_percent=rates.cpu_percent,
-            time_spent=TimeSpent(
-                metrics.waiting, metrics.decoding, metrics.operator, metrics.routing
-            ),
+            time_spent=metrics.time_spent(routing),
             latency=metrics.latency.summary(),
             end_to_end=metrics.end_to_end.summary(),
             threads=threads,

@@ -14,10 +14,11 @@ class TimeSpent(msgspec.Struct, frozen=True):
     """Seconds that a worker loop spent, by what it did.
 
     Attributes:
-        waiting: for the next batch to come.
+        waiting: for the next batch to come, to be resumed, or for the end of the job.
         decoding: taking batches from the queue and decoding them.
-        operator: in the operator; for a source, in reading it.
+        operator: in the operator, and whatever else the loop does; for a source, reading it.
         routing: dealing out, encoding and putting the results, and waiting for room downstream.
+            Where worker threads route side by side, their mean.
     """
 
     waiting: float = 0.0
@@ -52,7 +53,7 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
         queue_depth: batches waiting in the input queue.
         packets_per_second: over the last ``monitoring_interval``, or since the last measurement if
             that is longer ago.
-        mean_packets_per_second: since the task was started.
+        mean_packets_per_second: over all the time its worker has been running.
         cpu_seconds: CPU time of the worker threads.
         cpu_percent: of one core, over the same time as ``packets_per_second``.
         time_spent: what the worker loop did with its time.
@@ -117,7 +118,7 @@ class MetricsSnapshot(Figures, frozen=True, kw_only=True):
         host: ``"thread"``, ``"process"`` or ``"ray"``.
         state: where it is in its life.
         at: when it was measured, in nanoseconds since the epoch.
-        seconds: how long ago it was started.
+        seconds: how long its worker has been running.
         threads: its worker threads.
         process: the process it is hosted by; None before the first word from another process.
     """

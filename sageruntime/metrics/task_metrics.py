@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 from sageruntime.metrics.latency import LatencyHistogram
+from sageruntime.metrics.snapshot import TimeSpent
 
-# A latency is recorded once in this time, for all packets that were done within it: so recording
-# costs the same share of any rate.
+# Latencies are recorded once in this time at most: it costs the same however many batches come.
 _RECORD_EVERY_NS = 500_000
 
 
@@ -33,8 +33,9 @@ class TaskMetrics:
         restarts: times the task was started again after a failure.
         latency: from the moment upstream put a packet's batch to the moment the batch was done.
         end_to_end: from the moment a packet's data entered the pipeline to that same moment.
-        waiting, decoding, operator, routing: seconds the worker loop spent; see
+        waiting, decoding: seconds the worker loop spent; see
             :class:`~sageruntime.metrics.TimeSpent`.
+        flushing: seconds it spent sending what had been gathered.
         started: when the worker loop was, if it was.
         loop: the thread of the worker loop.
         lanes: threads that call the operator in its place, by name.
@@ -50,35 +51,46 @@ class TaskMetrics:
         self.end_to_end = LatencyHistogram()
         self.waiting = 0.0
         self.decoding = 0.0
-        self.operator = 0.0
-        self.routing = 0.0
+        self.flushing = 0.0
         self.loop = ThreadCounts()
         self.lanes: dict[str, ThreadCounts] = {}
         self.started: Started | None = None
-        self._ended_at: float | None = None
+        self._run_at: float | None = None
+        self._ran = 0.0
         self._unrecorded = 0
-        self._last = (0, 0)
+        self._recorded = (0, 0)
         self._recorded_at = 0
 
     @property
     def seconds(self) -> float:
-        """From the worker's start to its end, or to now."""
-        if self.started is None:
-            return 0.0
-        return (self._ended_at or time.monotonic()) - self.started.at
+        """How long the worker loop has been running."""
+        run_at = self._run_at
+        return self._ran if run_at is None else self._ran + time.monotonic() - run_at
+
+    def time_spent(self, routing: float) -> TimeSpent:
+        """What the loop did all that time.
+
+        Args:
+            routing: seconds that its threads were in the router, of all threads together.
+        """
+        # its lanes are there side by side, while it waits for them
+        routing = self.flushing + (routing - self.flushing) / (len(self.lanes) or 1)
+        rest = self.seconds - self.waiting - self.decoding - routing
+        return TimeSpent(self.waiting, self.decoding, max(0.0, rest), routing)
 
     @contextmanager
     def running(self) -> Iterator[None]:
         """The calling thread is that of the worker loop while this lasts."""
+        self._run_at = time.monotonic()
         if self.started is None:
-            self.started = Started(time.monotonic(), time.process_time())
-        self._ended_at = None
+            self.started = Started(self._run_at, time.process_time())
         self.loop.begin()
         try:
             yield
         finally:
             self.loop.end()
-            self._ended_at = time.monotonic()
+            begun, self._run_at = self._run_at, None
+            self._ran += time.monotonic() - begun
 
     def add_lane(self) -> ThreadCounts:
         """The counts of the calling thread, which go on from those of an earlier one so named."""
@@ -96,21 +108,21 @@ class TaskMetrics:
             entered_at: when the data of its first packet entered the pipeline. Every packet is
                 counted with the age of this one, which is the oldest where order is kept.
 
-        Of batches that are done within half a millisecond, the last one's times count for all.
+        Of batches that are done within half a millisecond, one's latencies count for all.
         """
-        now = time.time_ns()
         self.processed += packets - failed
         self._unrecorded += packets
-        self._last = (now - sent_at, now - entered_at)
-        if abs(now - self._recorded_at) > _RECORD_EVERY_NS:
+        now = time.time_ns()
+        if not 0 <= now - self._recorded_at <= _RECORD_EVERY_NS:
             self._recorded_at = now
+            self._recorded = (now - sent_at, now - entered_at)
             self.settle()
 
     def settle(self) -> None:
         """Record what has not been recorded yet; called by the worker when it has nothing to do."""
         packets, self._unrecorded = self._unrecorded, 0
         if packets:
-            latency, end_to_end = self._last
+            latency, end_to_end = self._recorded
             self.latency.record(latency, packets)
             self.end_to_end.record(end_to_end, packets)
 

@@ -36,12 +36,8 @@ class Calls(ABC):
         router: where the results go.
         errors: what becomes of packets that ``process`` fails on.
         limit: most results gathered before they are routed.
-
-    Attributes:
-        threads: how many threads call the operator side by side.
     """
 
-    threads = 1
     plugins: Plugins | None = None
     """The task's plugins, which the results of ``finish`` have to be shown, too."""
 
@@ -165,7 +161,7 @@ class ThreadCalls(Calls):
     ) -> None:
         super().__init__(one.operator, one.process, one.router, one.errors, one.limit)
         self._one = one
-        self.threads = threads
+        self._threads = threads
         self._begin = begin
         self._here = threading.local()
         self._counts: list[ThreadCounts] = []
@@ -175,10 +171,10 @@ class ThreadCalls(Calls):
 
     def work_on(self, packets: list[Packet]) -> int:
         """See :class:`Calls`."""
-        lanes: list[list[Packet]] = [[] for _ in range(self.threads)]
+        lanes: list[list[Packet]] = [[] for _ in range(self._threads)]
         for turn, packet in enumerate(packets):
             key = packet.key
-            lanes[(turn if key is None else hash(key)) % self.threads].append(packet)
+            lanes[(turn if key is None else hash(key)) % self._threads].append(packet)
         return sum(self._pool.map(self._work_on_lane, filter(None, lanes)))
 
     def close(self) -> None:

@@ -147,7 +147,7 @@ class MailboxWorker(Worker):
     def _flush(self) -> None:
         routed = self.router.seconds
         self.router.flush()
-        self.metrics.routing += self.router.seconds - routed
+        self.metrics.flushing += self.router.seconds - routed
         self.metrics.settle()
         if not self.coordinated:
             self._inbox.done()
@@ -208,10 +208,10 @@ class MailboxWorker(Worker):
                 packet.input_index = index
         count, entered_at = len(packets), packets[0].timestamp
         if self.tracer is None:
-            failed = self._work_on(packets)
+            failed = self.calls.work_on(packets)
         else:
             with self.tracer.processing(batch):
-                failed = self._work_on(packets)
+                failed = self.calls.work_on(packets)
         self.metrics.batch_done(count, failed, batch.sent_at, entered_at)
 
     def _work_on(self, packets: list[Packet]) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections import deque
 from typing import Any
 
@@ -27,7 +26,6 @@ class SourceWorker(Worker):
         # One thread appends, two take away: only taking away and sending needs the lock.
         self._gathered: deque[Packet] = deque()
         self._sending = threading.Lock()
-        self._sent_at = 0.0
 
     def drain(self) -> None:
         """See :class:`Worker`."""
@@ -49,7 +47,6 @@ class SourceWorker(Worker):
 
     def _work(self) -> None:
         self.total = self.operator.total()
-        self._sent_at = time.perf_counter()
         flusher = threading.Thread(target=self._flush_often, name=f"{self.name}-flush", daemon=True)
         flusher.start()
         try:
@@ -93,16 +90,12 @@ class SourceWorker(Worker):
     def _send(self) -> None:
         gathered = self._gathered
         packets = [gathered.popleft() for _ in range(len(gathered))]
-        begun = time.perf_counter()
-        self.metrics.operator += begun - self._sent_at
         self.metrics.processed += len(packets)
         if self.tracer is None or not packets:
             self.router.route_batch(packets)
         else:
             with self.tracer.reading(packets):
                 self.router.route_batch(packets)
-        self._sent_at = time.perf_counter()
-        self.metrics.routing += self._sent_at - begun
 
     def _flush_often(self) -> None:
         try:

@@ -7,6 +7,7 @@ ask of the worker (to pause, to halt, to take a checkpoint) it does between two 
 from __future__ import annotations
 
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -216,7 +217,7 @@ class Worker(ABC):
 
     def _attend(self) -> None:
         with self._asked:
-            self._asked.wait_for(lambda: not self._paused or self._cancelled or self._halted)
+            self._await(lambda: not self._paused or self._cancelled or self._halted)
             self._attention = False
             if self._cancelled:
                 raise TaskCancelled(f"{self.name} was stopped without draining")
@@ -234,11 +235,16 @@ class Worker(ABC):
         """Do what is asked until something certain is."""
         while True:
             with self._asked:
-                self._asked.wait_for(lambda: self._attention or asked())
+                self._await(lambda: self._attention or asked())
                 certain = asked()
             self._check()
             if certain:
                 return
+
+    def _await(self, asked: Callable[[], bool]) -> None:
+        begun = time.perf_counter()
+        self._asked.wait_for(asked)
+        self.metrics.waiting += time.perf_counter() - begun
 
     def _on_checkpoint_completed(self) -> None:
         self.operator.checkpoint_completed()

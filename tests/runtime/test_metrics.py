@@ -133,18 +133,17 @@ def spin(seconds: float) -> None:
 def test_a_meter_measures_rates_cpu_and_memory() -> None:
     metrics = TaskMetrics()
     meter = Meter(TaskContext("t", stage="s"), "thread", metrics, interval=0.05)
-    before = meter.measure("created", 0, 0)
+    before = meter.measure("created", 0, 0, 0.25)
     assert (before.seconds, before.packets_per_second, before.cpu_percent) == (0.0, 0.0, 0.0)
     with metrics.running():
         begun = time.monotonic()
         now = time.time_ns()
-        metrics.routing = 0.25
         metrics.batch_done(1000, 10, now - 2_000_000, now - 5_000_000)
         spin(0.1)
-        snapshot = meter.measure("running", 980, 3)
+        snapshot = meter.measure("running", 980, 3, 0.25)
         seconds = time.monotonic() - begun
         metrics.processed += 100
-        assert meter.measure("running", 980, 3).packets_per_second == (
+        assert meter.measure("running", 980, 3, 0.25).packets_per_second == (
             snapshot.packets_per_second  # the interval is not over
         )
     assert (snapshot.task, snapshot.stage, snapshot.host) == ("t", "s", "thread")
@@ -160,8 +159,8 @@ def test_a_meter_measures_rates_cpu_and_memory() -> None:
     assert snapshot.process is not None
     assert snapshot.process.cpu_percent >= snapshot.cpu_percent
     assert snapshot.process.rss > 1 << 20
-    ended = meter.measure("stopped", 980, 0)
-    assert ended.seconds == meter.measure("stopped", 980, 0).seconds
+    ended = meter.measure("stopped", 980, 0, 0.25)
+    assert ended.seconds == meter.measure("stopped", 980, 0, 0.25).seconds
 
 
 def test_cpu_time_of_a_thread_that_has_ended_is_kept() -> None:
@@ -177,7 +176,7 @@ def test_cpu_time_of_a_thread_that_has_ended_is_kept() -> None:
         thread = threading.Thread(target=lane, name="lane")
         thread.start()
         thread.join()
-    snapshot = Meter(TaskContext("t"), "thread", metrics, 1.0).measure("stopped", 0, 0)
+    snapshot = Meter(TaskContext("t"), "thread", metrics, 1.0).measure("stopped", 0, 0, 0.0)
     usage = next(thread for thread in snapshot.threads if thread.name == "lane")
     assert usage.processed == 14
     assert usage.cpu_seconds >= 0.04
