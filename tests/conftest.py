@@ -36,6 +36,7 @@ def ray_cluster() -> Iterator[None]:
     """A real Ray on this machine, for as long as the suite runs."""
     import ray
 
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    # "local": not one that another test has started
+    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()

@@ -348,6 +348,7 @@ class BaseTask:
             emitted=self.router.routed,
             errors=self._error_count,
             retries=self.metrics.retries,
+            failed_over=self.router.failed_over,
             restarts=self.metrics.restarts,
             attempt=self.router.attempt,
             queue_depth=self._queue_depth(),

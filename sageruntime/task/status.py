@@ -24,6 +24,7 @@ class TaskStatus:
         emitted: packets routed downstream.
         errors: packets the error policy had to deal with.
         retries: how often a packet was tried again.
+        failed_over: packets that other tasks got, because the one they were for had ended.
         restarts: how often the task was started again.
         attempt: how often the job has gone back to a checkpoint.
         queue_depth: batches waiting in the input queue.
@@ -42,6 +43,7 @@ class TaskStatus:
     queue_depth: int
     paused: bool = False
     retries: int = 0
+    failed_over: int = 0
     restarts: int = 0
     attempt: int = 0
     total: int | None = None

@@ -361,6 +361,12 @@ def test_least_loaded_brings_the_lowest_level_up(amount: int, depths: list[int])
     assert max(filled) <= min(levels) + 1
 
 
+def test_least_loaded_takes_turns_among_equals() -> None:
+    idle, partitioner = targets(3), LeastLoaded()
+    parts = [partitioner.split([Packet(n)], idle, refuse) for n in range(30)]
+    assert [sum(len(part[way]) for part in parts) for way in range(3)] == [10, 10, 10]
+
+
 @given(st.lists(KEYS, min_size=1), st.integers(1, 7))
 def test_equal_keys_go_to_the_same_task_from_every_sender(keys: list[Any], ways: int) -> None:
     way_of: dict[Any, int] = {}
@@ -1092,7 +1098,7 @@ def test_a_task_whose_process_is_killed_is_left_out() -> None:
     assert downstream[1].join(30)
     assert downstream[1].state is TaskState.STOPPED
     assert sorted(payloads_in(out)) == [str(n) for n in range(100, 200)]
-    assert upstream.router.failed_over > 0
+    assert upstream.get_status().failed_over == upstream.router.failed_over > 0
     assert list(upstream.router.lost) == ["failover-0"]
     for task in (upstream, *downstream):
         task.cleanup()
@@ -1141,6 +1147,25 @@ def test_connections_of_a_task_in_another_process_come_and_go(
     assert [connection.name for connection in task.router.connections] == ["b", "a"]
     assert task.stop(timeout=60)
     assert task.get_report().error is None
+    task.cleanup()
+    for queue in queues.values():
+        queue.close()
+
+
+def test_a_task_in_another_process_tells_what_failed_over() -> None:
+    task = ProcessTask(TaskContext("teller"), OperatorFactory(MapOperator, str))
+    queues: dict[str, Any] = {
+        name: create_queue(name=f"teller-{name}", scope="machine") for name in "ab"
+    }
+    for name, queue in queues.items():
+        task.router.add_connection(Connection(name, queue))
+    task.start_running()
+    queues["a"].shutdown()
+    for n in range(10):
+        task.put_packet(Packet(n))
+    assert task.stop(timeout=30)
+    assert sorted(payloads_in(queues["b"])) == sorted(map(str, range(10)))
+    assert task.get_status().failed_over == 5
     task.cleanup()
     for queue in queues.values():
         queue.close()

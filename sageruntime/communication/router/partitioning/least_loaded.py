@@ -18,24 +18,33 @@ class LeastLoaded:
     fails_over = True
     patience = 0.02
 
+    def __init__(self) -> None:
+        self._turn = 0
+
     def split(
         self, packets: list[Packet], targets: Sequence[Target], reject: Reject
     ) -> list[list[Packet]]:
         """See :class:`Partitioner`; rejects nothing."""
         if len(targets) == 1:
             return [packets]
+        self._turn += 1
+        depths = [target.depth() for target in targets]
         parts: list[list[Packet]] = []
         start = 0
-        for share in _shares(len(packets), [target.depth() for target in targets]):
+        for share in _shares(len(packets), depths, self._turn % len(targets)):
             parts.append(packets[start : start + share])
             start += share
         return parts
 
 
-def _shares(amount: int, depths: list[int]) -> list[int]:
-    """How much to pour into each of some vessels, filled so deep, to bring the lowest level up."""
+def _shares(amount: int, depths: list[int], first: int) -> list[int]:
+    """How much to pour into each of some vessels, filled so deep, to bring the lowest level up.
+
+    Of those that are equally deep, ``first`` and those after it come first.
+    """
     shares = [0] * len(depths)
-    lowest = sorted(range(len(depths)), key=depths.__getitem__)
+    lowest = [*range(first, len(depths)), *range(first)]
+    lowest.sort(key=depths.__getitem__)
     total = amount
     for count, way in enumerate(lowest, 1):
         total += depths[way]
