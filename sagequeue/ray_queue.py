@@ -14,7 +14,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
+from itertools import count, islice
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
@@ -55,6 +55,10 @@ class Broker:
         self.kept: deque[bytes] = deque()
         self.keepers: set[str] = set()
         self.replaced: set[str] = set()
+        self.claims: dict[int, tuple[str, bytes, int]] = {}
+        self.claimants: set[str] = set()
+        self.returned: deque[tuple[bytes, int]] = deque()
+        self.claim_numbers = count(1)
         self.changed = asyncio.Condition()
 
     async def _wait_until(self, ready: Callable[[], bool], seconds: float) -> bool:
@@ -117,19 +121,59 @@ class Broker:
             self.kept.clear()
             self.changed.notify_all()
 
+    async def claim(self, claimant: str, seconds: float) -> tuple[int, bytes, int] | bool:
+        """The claim's number, its item and how often that was claimed before.
+
+        Otherwise whether the queue is shut down and drained.
+        """
+        async with self.changed:
+            self.claimants.add(claimant)
+            if not await self._wait_until(
+                lambda: (
+                    self.is_shutdown
+                    or bool(self.items or self.returned)
+                    or claimant in self.replaced
+                ),
+                seconds,
+            ):
+                return False
+            if claimant in self.replaced or not (self.items or self.returned):
+                return True
+            returned = self.returned
+            item, deliveries = returned.popleft() if returned else (self.items.popleft(), 0)
+            number = next(self.claim_numbers)
+            self.claims[number] = claimant, item, deliveries
+            self.changed.notify_all()
+            return number, item, deliveries
+
+    async def release(self, number: int) -> None:
+        """The claimed item is dealt with."""
+        self.claims.pop(number, None)
+
+    async def give_back_claims(self, of: str) -> None:
+        async with self.changed:
+            # calls that the dead had under way must not take anything any more
+            self.replaced |= {name for name in self.claimants if name.startswith(of)}
+            for number, (claimant, item, deliveries) in list(self.claims.items()):
+                if claimant in self.replaced:
+                    del self.claims[number]
+                    self.returned.append((item, deliveries + 1))
+            self.changed.notify_all()
+
     async def forget(self, receiver: str) -> None:
         """A receiver has left."""
         self.handed_out.pop(receiver, None)
 
     async def qsize(self) -> int:
-        return len(self.items)
+        return len(self.items) + len(self.returned)
 
     async def shutdown(self, immediate: bool) -> None:
         async with self.changed:
             self.is_shutdown = True
             if immediate:
-                self.unfinished -= len(self.items)
+                self.unfinished -= len(self.items) + len(self.returned)
                 self.items.clear()
+                self.returned.clear()
             self.changed.notify_all()
 
     async def task_done(self) -> bool:
@@ -155,6 +199,29 @@ class _Receiver(threading.local):
         self.request = 0
         self.received: deque[bytes] = deque()
         self.kept = 0
+
+
+class RayLease(Generic[T]):
+    """An item that stays with the broker of a Ray queue until it is released.
+
+    Attributes:
+        deliveries: how often it was claimed before by somebody who did not release it.
+    """
+
+    def __init__(self, queue: RayQueue[T], number: int, data: bytes, deliveries: int) -> None:
+        self.deliveries = deliveries
+        self._queue = queue
+        self._number = number
+        self._data = data
+
+    @property
+    def item(self) -> T:
+        """The item; DecodeError when it cannot be unpickled."""
+        return self._queue._decode(self._data)
+
+    def release(self) -> None:
+        """Acknowledge: the item is dealt with. It is not waited for."""
+        self._queue._tell("release", self._number)
 
 
 class RayQueue(Generic[T]):
@@ -273,6 +340,31 @@ class RayQueue(Generic[T]):
         """
         self._ask("give_back")
 
+    def claim(self, claimant: str, block: bool = True, timeout: float | None = None) -> RayLease[T]:
+        """Lease the oldest item: it stays with the broker until it is released.
+
+        Args:
+            claimant: who claims, for :meth:`give_back_claims`.
+            block, timeout: as of :meth:`get`, which also says what is raised.
+        """
+        deadline = deadline_of(block, timeout)
+        while True:
+            left = _left(deadline)
+            claim = self._ask("claim", claimant, min(left, PATIENCE))
+            if claim is True:
+                raise ShutDown(f"queue {self.name!r} was shut down and nothing is left to get")
+            if claim:
+                return RayLease(self, *claim)
+            if left == 0:
+                raise Empty(f"queue {self.name!r} is empty")
+
+    def give_back_claims(self, of: str) -> None:
+        """Let others have what claimants whose names begin with ``of`` have not released.
+
+        For when they have died. It comes before everything else.
+        """
+        self._ask("give_back_claims", of)
+
     def _receive(self, most: int, deadline: float | None, keep: bool) -> None:
         while True:
             left = _left(deadline)
@@ -364,6 +456,10 @@ class RayQueue(Generic[T]):
                 "create the queue again"
             ) from error
 
+    def _tell(self, method: str, *arguments: Any) -> None:
+        self._check_open()
+        getattr(self._actor, method).remote(*arguments)
+
     def _encode(self, item: T, accepted: int) -> bytes:
         import cloudpickle
 
@@ -389,6 +485,7 @@ def _reopen(kind: type[RayQueue[Any]], name: str, maxsize: int, actor: Any) -> R
 
 def _initialised_ray() -> Any:
     try:
+        import ray
         import ray
     except ImportError as error:
         raise BackendUnavailable(

@@ -279,7 +279,8 @@ class Pipeline:
             on = _checked_type(on)
             stages = [replace(stage, on=on) for stage in stages]
             services = [replace(service, on=on) for service in services]
-        if services and {"process", "ray"} <= {part.host for part in (*stages, *services)}:
+        hosts = {stage.host for stage in stages} | {service.host for service in services}
+        if services and {"process", "ray"} <= hosts:
             raise PipelineError(
                 f"{self.name} has services, and both process and ray among its hosts: no queue "
                 "reaches both. Move everything on processes to Ray, or the other way round"

@@ -62,7 +62,7 @@ class ServiceOperator(SourceOperator):
             )
         service.ctx = self.ctx
         self._outbox = Outbox(self.ctx.logger)
-        self._take = taker_of(self.task.input_buffer)
+        self._take = taker_of(self.task.input_buffer, self.ctx.name)
         self._methods = {name: getattr(service, name) for name in methods_of(type(service))}
         if any(map(inspect.iscoroutinefunction, self._methods.values())):
             self._coroutines = _Coroutines(self._concurrency, f"{self.ctx.name}-coroutines")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable
 from typing import Any, Protocol
 
 from sagequeue.protocol import Queue
+from sagequeue.ray_queue import RayQueue
 
 
 class Taken(Protocol):
@@ -42,11 +44,14 @@ class _Got:
         """See :class:`Taken`."""
 
 
-def taker_of(queue: Queue[Any]) -> Take:
-    """How to take requests of a queue: claimed until they are answered, where it has claims."""
+def taker_of(queue: Queue[Any], task: str) -> Take:
+    """How a task takes requests of a queue: claimed until they are answered, if it has claims."""
     if queue.backend == "sage":
         from sagequeue import SageQueue
 
         assert isinstance(queue, SageQueue)
         return lambda seconds: queue.claim(timeout=seconds)
+    if isinstance(queue, RayQueue):
+        claimant = f"{task}:{secrets.token_hex(4)}"
+        return lambda seconds: queue.claim(claimant, timeout=seconds)
     return lambda seconds: _Got(queue.get(timeout=seconds))

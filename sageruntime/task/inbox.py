@@ -236,9 +236,10 @@ def inbox_of(queue: Queue[Message], keep: bool) -> Inbox:
     )
 
 
-def give_back_unfinished(queue: Queue[Message]) -> None:
-    """Let the next taker have what one that has died had not done."""
+def give_back_unfinished(queue: Queue[Message], task: str) -> None:
+    """Let the next taker have what one that has died had not done: a host of this task."""
     if queue.backend == "sage":
         cast("SageQueue[Message]", queue).recover()
     elif isinstance(queue, RayQueue):
         queue.give_back()
+        queue.give_back_claims(f"{task}:")

@@ -293,7 +293,7 @@ class RemoteTask(BaseTask):
             self._advance(TaskState.STOPPED)
             return
         if not self.coordinated or self.ctx.upstreams == 0:
-            give_back_unfinished(self.input_buffer)
+            give_back_unfinished(self.input_buffer, self.name)
         stuck, self._stuck = self._stuck, None
         if stuck is None:
             self._on_failure(error)

@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -23,8 +24,8 @@ import numpy as np
 import psutil
 import pytest
 
-from sagequeue import create_queue, list_queues
-from sagequeue.errors import EncodeError
+from sagequeue import create_queue, list_queues, remove_queue
+from sagequeue.errors import EncodeError, QueueExists, QueueNotFound
 from sageruntime import BaseOperator, Packet, Pipeline
 from sageruntime.errors import (
     InvalidOption,
@@ -159,18 +160,27 @@ def serve(
         task.cleanup()
 
 
+def shared_queue() -> Iterator[Any]:
+    """A queue for services on this machine, which is gone in the end however they are killed."""
+    with create_queue(scope="machine") as queue:
+        yield queue
+    with suppress(QueueNotFound):
+        while True:
+            with suppress(QueueExists):  # a process that was killed is still ending
+                remove_queue(queue.name)
+            time.sleep(0.01)
+
+
 @pytest.fixture
 def started() -> Iterator[Any]:
     """A queue that tells when a call is under way."""
-    with create_queue(scope="machine") as queue:
-        yield queue
+    yield from shared_queue()
 
 
 @pytest.fixture
 def tries() -> Iterator[Any]:
     """A queue that counts how often a call is tried."""
-    with create_queue(scope="machine") as queue:
-        yield queue
+    yield from shared_queue()
 
 
 def test_a_call_returns_what_the_method_returns(on: str, serve: Any) -> None:
@@ -398,6 +408,39 @@ def test_or_restarted_and_goes_on(serve: Any, started: Any) -> None:
     assert [call.result(60) for call in waiting] == [n * n for n in range(100)]
     assert library.pid() != pid
     assert task.get_status()[0].restarts == 1
+
+
+def pid_of_actor(started: Any) -> int:
+    """The pid of the actor, from Ray's own worker: the queue reaches it on this machine."""
+    return int(started.get(timeout=60))
+
+
+def test_a_ray_actor_that_is_killed_is_restarted_too(
+    serve: Any, started: Any, tries: Any, ray_cluster: None
+) -> None:
+    task = serve(on="ray", restart=RESTART)
+    library = task.client()
+    in_hand = library.hang.submit(started)
+    pid = pid_of_actor(started)
+    waiting = [library.square.submit(n) for n in range(5)]
+    kill_under_way(pid)
+    with pytest.raises(ServiceLost, match=r"died while it answered hang\(\)"):
+        in_hand.result(60)
+    assert [call.result(60) for call in waiting] == [n * n for n in range(5)]
+    repeated = serve(on="ray", restart=RESTART, idempotent=True, worker_threads=2).client()
+    call = repeated.hang_once.submit(started, tries)
+    kill_under_way(pid_of_actor(started))
+    assert call.result(60) == "at try 2"
+
+
+def test_a_ray_actor_that_is_not_restarted_is_lost(
+    serve: Any, started: Any, ray_cluster: None
+) -> None:
+    library = serve(on="ray").client()
+    in_hand = library.hang.submit(started)
+    kill_under_way(pid_of_actor(started))
+    with pytest.raises(ServiceLost):
+        in_hand.result(60)
 
 
 def test_a_call_that_may_be_repeated_is(serve: Any, started: Any, tries: Any) -> None:

@@ -1,0 +1,62 @@
+"""Claims of a Ray queue: an item stays with the broker until it is released."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+
+from sagequeue import RayQueue
+from sagequeue.errors import Empty, ShutDown
+
+
+@pytest.fixture
+def queue(ray_cluster: None) -> Any:
+    with RayQueue() as made:
+        yield made
+
+
+def test_what_is_not_released_comes_back_before_everything_else(queue: RayQueue[Any]) -> None:
+    queue.put_many(["a", "b", "c", "d"])
+    first, second = queue.claim("one:1"), queue.claim("one:2")
+    other = queue.claim("two:1")
+    assert [first.item, second.item, other.item] == ["a", "b", "c"]
+    assert first.deliveries == 0
+    first.release()
+    queue.give_back_claims("one:")
+    assert queue.qsize() == 2
+    again = queue.claim("one:3")
+    assert (again.item, again.deliveries) == ("b", 1)
+    assert queue.claim("two:2").item == "d"
+    with pytest.raises(Empty):
+        queue.claim("two:2", block=False)
+    queue.give_back_claims("one:")
+    assert queue.claim("one:4", timeout=10).deliveries == 2
+
+
+def test_a_claim_that_the_dead_had_under_way_takes_nothing(queue: RayQueue[Any]) -> None:
+    came: list[BaseException] = []
+
+    def claim() -> None:
+        try:
+            queue.claim("dead:1", timeout=30)
+        except ShutDown as error:
+            came.append(error)
+
+    claiming = threading.Thread(target=claim)
+    claiming.start()
+    while claiming.is_alive():  # until the broker has known of the claim
+        queue.give_back_claims("dead:")
+        claiming.join(0.05)
+    assert len(came) == 1
+    queue.put("x")
+    assert queue.claim("alive:1", timeout=10).item == "x"
+
+
+def test_shutdown_ends_claims(queue: RayQueue[Any]) -> None:
+    queue.put("x")
+    queue.shutdown()
+    assert queue.claim("one").item == "x"
+    with pytest.raises(ShutDown):
+        queue.claim("one")
