@@ -138,6 +138,7 @@ class RemoteTask(BaseTask):
             emitted=before.emitted + last.emitted,
             errors=before.errors + last.errors,
             retries=before.retries + last.retries,
+            failed_over=before.failed_over + last.failed_over,
             restarts=self.metrics.restarts,
             attempt=self.router.attempt,
             error=self._describe_error(),
@@ -170,7 +171,13 @@ class RemoteTask(BaseTask):
             elif self._state is TaskState.RESTARTING:
                 self._before, self._measured_before = self.get_status(), self.measure()
                 self._last = replace(
-                    self._last, processed=0, emitted=0, errors=0, retries=0, metrics=None
+                    self._last,
+                    processed=0,
+                    emitted=0,
+                    errors=0,
+                    retries=0,
+                    failed_over=0,
+                    metrics=None,
                 )
                 self._launch_or_fail(TaskBlueprint.of(self, state, over).dumps())
                 if self._draining:
