@@ -1,0 +1,1 @@
+"""The runtime's figures, each beside a peer: ``python -m bench.runtime``."""

@@ -1,0 +1,94 @@
+"""One hop between threads: what a pipeline costs with a stage that does nothing, and without."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from itertools import pairwise
+from typing import Any
+
+from bench.runtime.figure import Figure, Row, in_turn, ratio_of
+from bench.runtime.stages import Idle, IdleBatch, Numbers, Stopwatch, rate
+from sageruntime import BaseOperator, OperatorFactory, Pipeline
+
+PACKETS = 400_000
+LOOP_ITEMS = 100_000
+PACKET_MICROSECONDS = 2.0
+BATCH_MICROSECONDS = 0.5
+
+
+def figure(rounds: int) -> Figure:
+    """Measure it."""
+    samples = in_turn(
+        {
+            "nothing": lambda: job_seconds(None) / PACKETS,
+            "packets": lambda: job_seconds(Idle) / PACKETS,
+            "batches": lambda: job_seconds(IdleBatch) / PACKETS,
+            "no loop": lambda: loop_seconds(0) / LOOP_ITEMS,
+            "loop": lambda: loop_seconds(1) / LOOP_ITEMS,
+        },
+        rounds,
+    )
+    packets = _added(samples["packets"], samples["nothing"])
+    batches = _added(samples["batches"], samples["nothing"])
+    loop = _added(samples["loop"], samples["no loop"])
+    rows = [
+        _row("a stage, packet by packet", packets, PACKET_MICROSECONDS),
+        _row("a stage, BatchOperator", batches, BATCH_MICROSECONDS),
+        Row("a thread with a loop over queue.Queue", loop, "us", ratio_of(loop, packets)),
+        Row("source and sink alone", [one * 1e6 for one in samples["nothing"]], "us"),
+    ]
+    return Figure("One hop on threads, time a packet", rows)
+
+
+def job_seconds(operator: type[BaseOperator] | None) -> float:
+    """The seconds of a pipeline with one operator or none between its source and its sink."""
+    pipeline = Pipeline("hop").source(OperatorFactory(Numbers, PACKETS))
+    if operator is not None:
+        pipeline.map(operator)
+    begun = time.perf_counter()
+    arrivals = pipeline.sink(Stopwatch).run().sink_result
+    seconds = time.perf_counter() - begun
+    rate(arrivals, PACKETS)  # all have come
+    return seconds
+
+
+def loop_seconds(hops: int) -> float:
+    """The seconds of a chain of threads with loops over queue.Queue, by hand."""
+    queues: list[queue.Queue[Any]] = [queue.Queue(50_000) for _ in range(hops + 1)]
+    begun = time.perf_counter()
+    threads = [threading.Thread(target=_feed, args=(queues[0],))]
+    threads += [threading.Thread(target=_pass_on, args=pair) for pair in pairwise(queues)]
+    for thread in threads:
+        thread.start()
+    arrived = 0
+    while queues[-1].get() is not None:
+        arrived += 1
+    for thread in threads:
+        thread.join()
+    if arrived != LOOP_ITEMS:
+        raise AssertionError(f"{arrived} items came of {LOOP_ITEMS}")
+    return time.perf_counter() - begun
+
+
+def _feed(into: queue.Queue[Any]) -> None:
+    for number in range(LOOP_ITEMS):
+        into.put(number)
+    into.put(None)
+
+
+def _pass_on(taken: queue.Queue[Any], into: queue.Queue[Any]) -> None:
+    while (item := taken.get()) is not None:
+        into.put(item)
+    into.put(None)
+
+
+def _added(longer: list[float], shorter: list[float]) -> list[float]:
+    """What the stage adds in each round, in microseconds."""
+    return [(one - other) * 1e6 for one, other in zip(longer, shorter)]
+
+
+def _row(case: str, samples: list[float], most: float) -> Row:
+    row = Row(case, samples, "us", promise=f"<= {most} us")
+    return Row(**{**vars(row), "kept": row.median <= most})
