@@ -240,7 +240,14 @@ class RayQueue(Generic[T]):
     def __init__(self, maxsize: int = 0, *, name: str | None = None) -> None:
         ray = _initialised_ray()
         maxsize = max(0, maxsize)
-        options: dict[str, Any] = {"num_cpus": 0, "max_concurrency": 10_000}
+        options: dict[str, Any] = {
+            "num_cpus": 0,
+            "max_concurrency": 10_000,
+            # it lives as long as its creator's node, and not as long as some other
+            "scheduling_strategy": ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
+                ray.get_runtime_context().get_node_id(), soft=True
+            ),
+        }
         if name is not None:
             options |= {"name": f"sagequeue-{name}", "get_if_exists": True}
         self._open(
@@ -486,7 +493,7 @@ def _reopen(kind: type[RayQueue[Any]], name: str, maxsize: int, actor: Any) -> R
 def _initialised_ray() -> Any:
     try:
         import ray
-        import ray
+        import ray.util.scheduling_strategies
     except ImportError as error:
         raise BackendUnavailable(
             "backend 'ray' needs the ray package: pip install sagequeue[ray]"

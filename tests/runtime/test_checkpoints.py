@@ -96,7 +96,11 @@ def test_every_stage_killed_in_turn_fifty_times(tmp_path: Path, long: bool) -> N
         tasks: list[Any] = job._all_tasks()
         for kill in range(kills):
             time.sleep(chance.random() * 0.2)
-            tasks[kill % len(tasks)].kill_host()
+            task = tasks[kill % len(tasks)]
+            attempt = task.get_status().attempt
+            while task.get_status().attempt == attempt:
+                task.kill_host()
+                assert not task.join(0.02)
         # far enough ahead of the source; it ends at the first look at the file behind that
         end = 500 * ((job.progress()[0].packets + 20_000) // 500)
         unfinished = tmp_path / "unfinished"
@@ -106,8 +110,7 @@ def test_every_stage_killed_in_turn_fifty_times(tmp_path: Path, long: bool) -> N
     read = sum(result_counts(result).values()) // 3
     assert read >= end
     assert result_counts(result) == counts_of(texts(read))
-    restarts = sum(task.get_status().restarts for task in tasks)
-    assert restarts >= kills // 2, "the kills came too fast to be noticed"
+    assert tasks[0].get_status().attempt >= kills
 
 
 def result_counts(result: Any) -> dict[str, int]:
