@@ -14,6 +14,12 @@ OURS = (
     "service on a process",
     "service on a thread",
 )
+    "SageQueue mpmc",
+    "ObjectQueue",
+    "SageQueue, 64 KiB",
+    "service on a process",
+    "service on a thread",
+)
 
 
 @dataclass(frozen=True)

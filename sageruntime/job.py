@@ -105,7 +105,7 @@ class Job:
         require(set(hosts), sum(host != "thread" for host in hosts))
         try:
             self._observer.start()
-            if any(stage.host == "process" for stage in self.stages):
+            if "process" in hosts:
                 from sagequeue import prune_queues  # needs the extension, as processes do
 
                 # what a run of this job left that was killed with all its processes
@@ -171,8 +171,13 @@ class Job:
             StageMetrics.of(stage.name, stage.host, [task.measure() for task in tasks])
             for stage, tasks in zip(self.stages, self._tasks)
         ]
+        services = [
+            StageMetrics.of(recipe.name, recipe.host, self.services[recipe.name].measure())
+            for recipe in self._recipes
+            if recipe.name in self.services
+        ]
         seconds = (self._ended_at or time.monotonic()) - self._started_at
-        return JobMetrics.of(self.name, time.time_ns(), seconds, stages)
+        return JobMetrics.of(self.name, time.time_ns(), seconds, stages, services)
 
     def result(self) -> JobResult:
         """Wait for the end and return what the job leaves.

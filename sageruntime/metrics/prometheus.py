@@ -89,7 +89,7 @@ class _JobCollector(Collector):
         metrics = self._measure()
         tasks: _Tasks = [
             ((metrics.job, task.stage, task.task, task.host), task)
-            for stage in metrics.stages
+            for stage in (*metrics.stages, *metrics.services)
             for task in stage.tasks
         ]
         yield from _counters(tasks)

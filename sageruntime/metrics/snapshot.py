@@ -172,6 +172,7 @@ class JobMetrics(Figures, frozen=True, kw_only=True):
         at: when it was measured, in nanoseconds since the epoch.
         seconds: how long it has been running.
         stages: in the order of the pipeline.
+        services: likewise; a packet of theirs is a call. The sums leave them out.
         processes: each process that hosts tasks, once.
     """
 
@@ -179,14 +180,22 @@ class JobMetrics(Figures, frozen=True, kw_only=True):
     at: int
     seconds: float
     stages: tuple[StageMetrics, ...]
+    services: tuple[StageMetrics, ...] = ()
     processes: tuple[ProcessUsage, ...]
 
     @classmethod
-    def of(cls, job: str, at: int, seconds: float, stages: Sequence[StageMetrics]) -> JobMetrics:
+    def of(
+        cls,
+        job: str,
+        at: int,
+        seconds: float,
+        stages: Sequence[StageMetrics],
+        services: Sequence[StageMetrics] = (),
+    ) -> JobMetrics:
         """Add up the stages of a job."""
         processes = {
             (task.process.node, task.process.pid): task.process
-            for stage in stages
+            for stage in (*stages, *services)
             for task in stage.tasks
             if task.process is not None
         }
@@ -198,6 +207,7 @@ class JobMetrics(Figures, frozen=True, kw_only=True):
             at=at,
             seconds=seconds,
             stages=tuple(stages),
+            services=tuple(services),
             processes=tuple(processes.values()),
             **figures,
         )

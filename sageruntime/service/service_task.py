@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import time
-from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from sagequeue import create_queue
-from sagequeue.errors import QueueError
 from sagequeue.protocol import Queue
 from sageruntime.context import Services, TaskContext
 from sageruntime.errors import InvalidOption
 from sageruntime.factory.operator_factory import OperatorFactory
 from sageruntime.factory.task_factory import TaskType, create_task, scope_of
+from sageruntime.metrics import MetricsSnapshot
 from sageruntime.service.client import ServiceClient
 from sageruntime.service.lifeline import MAX_PARTICIPANTS, Lifeline
 from sageruntime.service.service import MakeService, class_made_by, methods_of
@@ -177,7 +176,14 @@ class ServiceTask:
             self._lifeline.cut()
             self._lifeline.close()
             self._requests.close()
-            _remove_left_replies(self._requests.name)
+            if self._requests.backend == "sage":
+                from sagequeue import prune_queues
+
+                prune_queues(f"{self._requests.name}-replies-")  # of callers that were killed
+
+    def measure(self) -> list[MetricsSnapshot]:
+        """What is measured of each instance, as it is now; a packet of theirs is a call."""
+        return [task.measure() for task in self.tasks]
 
     def get_status(self) -> list[TaskStatus]:
         """A snapshot of each instance; its ``processed`` are calls answered without an error."""
@@ -205,15 +211,3 @@ class ServiceTask:
         states = [task.state for task in self.tasks]
         if TaskState.FAILED in states or all(state.ended for state in states):
             self._lifeline.cut()
-
-
-def _remove_left_replies(requests: str) -> None:
-    """Remove reply queues of callers that were killed."""
-    try:
-        from sagequeue import list_queues, remove_queue
-    except ImportError:  # not compiled: then there are none
-        return
-    for info in list_queues():
-        if info.state == "stale" and info.name.startswith(f"{requests}-replies-"):
-            with suppress(QueueError):
-                remove_queue(info.name)

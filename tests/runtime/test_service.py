@@ -652,6 +652,8 @@ def test_the_tasks_of_a_job_call_its_services(on: Any) -> None:
         assert job.result().sink_result == ["HELLO ADA 9", "HELLO GRACE 9"]
         assert job.services["library"].state is TaskState.STOPPED
         assert job.services["library"].get_status()[0].processed >= 5
+        assert [service.stage for service in job.measure().services] == ["library", "shout"]
+        assert job.measure().services[1].processed == 2
 
 
 def test_services_and_stages_in_different_places() -> None:
