@@ -177,7 +177,7 @@ class BaseTask:
                 self._prepare()
             except Exception as error:
                 self.logger.error(
-                    "Failed to make the operator of %s: %s", self.name, error, exc_info=error
+                    "Failed to initialize node %s: %s", self.name, error, exc_info=error
                 )
                 raise
         self._coordinator: Coordinator | None = None
