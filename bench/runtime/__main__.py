@@ -13,7 +13,16 @@ from rich.console import Console
 
 from bench.runtime.figure import Figure
 
-FIGURES = ("hop", "process", "scaling", "wordcount", "restart", "memory", "backpressure")
+FIGURES = (
+    "hop",
+    "process",
+    "scaling",
+    "wordcount",
+    "restart",
+    "memory",
+    "backpressure",
+    "metrics",
+)
 
 
 def main() -> int:
@@ -35,7 +44,7 @@ def main() -> int:
         done = measure(name, options)
         kept = kept and done.kept
         if options.markdown:
-            print(f"### {done.title}\n", *done.markdown(), f"\n{done.note}\n", sep="\n", flush=True)
+            print(*done.markdown(), sep="\n", flush=True)
         else:
             console.print(done.table())
     print(f"load of the last minute: {os.getloadavg()[0]:.1f}", file=sys.stderr)

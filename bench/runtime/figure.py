@@ -18,29 +18,41 @@ class Row:
         samples: of every round.
         unit: theirs.
         ratio: how many times as good ours is, where the case is a peer.
-        promise: what the median, or the ratio, was promised to be.
-        kept: whether it is; None where nothing was promised.
+        most: what the median was promised not to exceed.
+        least: what the ratio was promised to reach.
     """
 
     case: str
     samples: Sequence[float]
     unit: str
     ratio: float | None = None
-    promise: str = ""
-    kept: bool | None = None
+    most: float | None = None
+    least: float | None = None
 
     @property
     def median(self) -> float:
         """The middle sample."""
         return statistics.median(self.samples)
 
+    @property
+    def kept(self) -> bool:
+        """Whether what was promised is so."""
+        too_much = self.most is not None and self.median > self.most
+        too_little = self.least is not None and (self.ratio or 0.0) < self.least
+        return not (too_much or too_little)
+
     def cells(self) -> tuple[str, ...]:
         """As it stands in a table."""
         middle = f"{_number(self.median)} {self.unit}"
         spread = f"{_number(min(self.samples))} - {_number(max(self.samples))}"
-        kept = {None: "", True: "yes", False: "NO"}[self.kept]
         ratio = "" if self.ratio is None else f"{self.ratio:.2f}x"
-        return self.case, middle, spread, ratio, self.promise, kept
+        promise = ""
+        if self.most is not None:
+            promise = f"<= {_number(self.most)} {self.unit}"
+        elif self.least is not None:
+            promise = f">= {self.least:g}x"
+        kept = ("yes" if self.kept else "NO") if promise else ""
+        return self.case, middle, spread if len(self.samples) > 1 else "", ratio, promise, kept
 
 
 @dataclass(frozen=True)
@@ -54,7 +66,7 @@ class Figure:
     @property
     def kept(self) -> bool:
         """Whether every promise is kept."""
-        return all(row.kept is not False for row in self.rows)
+        return all(row.kept for row in self.rows)
 
     def table(self) -> Table:
         """For a terminal."""
@@ -67,10 +79,12 @@ class Figure:
 
     def markdown(self) -> Iterator[str]:
         """The lines of the table as it stands in the documentation."""
+        yield f"### {self.title}\n"
         yield f"| {' | '.join(_HEADERS)} |"
         yield "|---" * len(_HEADERS) + "|"
         for row in self.rows:
             yield f"| {' | '.join(row.cells())} |"
+        yield f"\n{self.note}\n" if self.note else ""
 
 
 _HEADERS = ("", "median", "min - max", "ours is", "promised", "kept")

@@ -48,12 +48,7 @@ def figure(packets: int) -> Figure:
     for process, growth in growths(samples).items():
         in_ram = [sizes[process] for share, sizes in samples if share >= 0.25]
         rows.append(Row(f"{process}: in RAM", in_ram, "MiB"))
-        rows.append(
-            Row(
-                f"{process}: last quarter over second", [growth], "MiB",
-                promise=f"< {MOST_GROWTH:g} MiB", kept=growth < MOST_GROWTH,
-            )
-        )  # fmt: skip
+        rows.append(Row(f"{process}: last quarter over second", [growth], "MiB", most=MOST_GROWTH))
     note = f"{len(samples)} samples in {seconds:.0f} s"
     return Figure(f"Memory while {packets:,} packets flow", rows, note)
 
@@ -66,7 +61,8 @@ def watch(packets: int, operator: type[BaseOperator] = Idle) -> list[Sample]:
     with pipeline.sink(Counted).start() as job:
         begun = time.monotonic()
         while not job.wait(max(_SHORTEST, (time.monotonic() - begun) / _SAMPLES)):
-            if sizes := _in_ram(job):
+            sizes = _in_ram(job)
+            if sizes and all(sizes.values()):  # else one of them has just ended
                 samples.append((job.progress()[-1].packets / packets, sizes))
         arrived = job.result().sink_result
     if arrived != packets:
