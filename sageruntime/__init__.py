@@ -2,7 +2,8 @@
 
 from sageruntime.communication import BaseRouter, Connection, Packet, StopSignal
 from sageruntime.context import TaskContext
-from sageruntime.factory import OperatorFactory
+from sageruntime.factory import OperatorFactory, register_operator
+from sageruntime.factory.task_factory import register_task
 from sageruntime.job import Job
 from sageruntime.job_result import JobResult, StageSummary
 from sageruntime.operator import (
@@ -23,6 +24,7 @@ from sageruntime.operator import (
 )
 from sageruntime.pipeline import Pipeline
 from sageruntime.recovery import CheckpointOptions, RestartPolicy, RetryPolicy
+from sageruntime.service import Service, ServiceClient, ServiceTask
 from sageruntime.task import BaseTask, DeadLetter, ErrorPolicy, LocalTask, TaskState, TaskStatus
 from sageruntime.task.options import TaskOptions
 
@@ -52,6 +54,9 @@ __all__ = [
     "Pipeline",
     "RestartPolicy",
     "RetryPolicy",
+    "Service",
+    "ServiceClient",
+    "ServiceTask",
     "SinkOperator",
     "SourceOperator",
     "SqliteSink",
@@ -61,4 +66,6 @@ __all__ = [
     "TaskOptions",
     "TaskState",
     "TaskStatus",
+    "register_operator",
+    "register_task",
 ]

@@ -6,7 +6,6 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import Future
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -17,7 +16,7 @@ from sageruntime.errors import ServiceLost, ServiceMethodNotFound, ServiceTimeou
 from sageruntime.naming import what_is_known
 from sageruntime.service.lifeline import Lifeline
 from sageruntime.service.messages import Request, pack
-from sageruntime.service.replies import LOOK_SECONDS, Replies
+from sageruntime.service.replies import LOOK_SECONDS, PendingCall, PendingFuture, Replies
 from sageruntime.task.base_task import Scope
 
 if TYPE_CHECKING:
@@ -151,34 +150,40 @@ class ServiceClient:
     ) -> Any:
         deadline = None if timeout is None else time.monotonic() + timeout
         replies = self._open_replies()
-        send = self._sender(method, args, kwargs, replies)
+        call = PendingCall()
+        number = replies.begin(call)
         try:
-            reply = replies.call(lambda number: send(number, deadline), deadline)
+            self._send(self._request(number, method, (args, kwargs), replies), deadline)
+            replies.wait(call, deadline)
         except Full:
-            reply = None
-        if reply is None:
+            raise self._timed_out(method, timeout) from None
+        finally:
+            replies.end(number)
+        if call.reply is None:
             raise self._timed_out(method, timeout)
-        return reply.outcome()
+        return call.reply.outcome()
 
     def _submit(
         self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], wait: bool = True
     ) -> Future[Any]:
         replies = self._open_replies()
-        send = self._sender(method, args, kwargs, replies)
-        return replies.submit(lambda number: send(number, None if wait else 0.0))
+        future = PendingFuture()
+        number = replies.begin(future)
+        try:
+            request = self._request(number, method, (args, kwargs), replies)
+            self._send(request, None if wait else 0.0)
+        except BaseException:
+            replies.end(number)
+            raise
+        replies.receive_future()
+        return future
 
-    def _sender(
-        self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], replies: Replies
-    ) -> Callable[[int, float | None], None]:
-        """Sends a request, once it has a number, before a deadline."""
+    def _request(
+        self, number: int, method: str, arguments: tuple[Any, ...], replies: Replies
+    ) -> Request:
         queue = replies.queue
         reply_to = queue.name if queue.backend == "sage" else queue
-        arguments = pack((args, kwargs), self._requests)
-
-        def send(number: int, deadline: float | None) -> None:
-            self._send(Request(number, method, arguments, reply_to, time.time_ns()), deadline)
-
-        return send
+        return Request(number, method, pack(arguments, self._requests), reply_to, time.time_ns())
 
     def _send(self, request: Request, deadline: float | None) -> None:
         """Put a request, waiting while the service's queue is full.

@@ -96,37 +96,44 @@ class Replies:
             name=f"{requests}-replies-{os.getpid()}-{secrets.token_hex(4)}", scope=scope
         )
 
-    def call(self, send: Callable[[int], None], deadline: float | None) -> Reply | None:
-        """Make a call and wait for its reply; None when it does not come in time.
-
-        Args:
-            send: sends the request, of which it is given the number.
-            deadline: by the monotonic clock.
-        """
-        call = PendingCall()
+    def begin(self, call: PendingCall | PendingFuture) -> int:
+        """The number of a call that is about to be made."""
         number = next(self._numbers)
-        self._calls[number] = call
-        try:
-            send(number)
-            self._await(call, deadline)
-        finally:
-            self._calls.pop(number, None)
-            self._pass_on()
-        return call.reply
+        if isinstance(call, PendingCall):
+            self._calls[number] = call
+        else:
+            self._futures[number] = call
+        return number
 
-    def submit(self, send: Callable[[int], None]) -> Future[Any]:
-        """Make a call and return at once."""
-        future = PendingFuture()
-        number = next(self._numbers)
-        self._futures[number] = future
-        try:
-            send(number)
-        except BaseException:
-            self._futures.pop(number, None)
-            raise
-        self._start_receiver()
+    def wait(self, call: PendingCall, deadline: float | None) -> None:
+        """Wait for the reply, at most until the monotonic clock shows ``deadline``."""
+        while call.reply is None:
+            left = LOOK_SECONDS if deadline is None else deadline - time.monotonic()
+            if left <= 0:
+                return
+            if self._receiving.acquire(blocking=False):
+                try:
+                    self._receive(lambda: call.reply is not None, deadline)
+                finally:
+                    self._receiving.release()
+            else:
+                call.wait(min(left, LOOK_SECONDS))
+
+    def end(self, number: int) -> None:
+        """Nobody waits for this call any more; if its reply comes, it is dropped."""
+        self._calls.pop(number, None)
+        self._futures.pop(number, None)
+        self._pass_on()
+
+    def receive_future(self) -> None:
+        """One more future has been begun and sent: receive for it."""
         self._submitted.put(None)
-        return future
+        if self._receiver is None:
+            with self._starting:
+                if self._receiver is None:
+                    name = f"{self._service}-replies"
+                    self._receiver = threading.Thread(target=self._follow, name=name, daemon=True)
+                    self._receiver.start()
 
     def close(self) -> None:
         """Give up the queue. Calls that have no reply yet fail with :class:`ServiceLost`."""
@@ -139,19 +146,6 @@ class Replies:
         with self._receiving:
             self._fail_all(f"the client of service {self._service} was closed")
             self.queue.close()
-
-    def _await(self, call: PendingCall, deadline: float | None) -> None:
-        while call.reply is None:
-            left = LOOK_SECONDS if deadline is None else deadline - time.monotonic()
-            if left <= 0:
-                return
-            if self._receiving.acquire(blocking=False):
-                try:
-                    self._receive(lambda: call.reply is not None, deadline)
-                finally:
-                    self._receiving.release()
-            else:
-                call.wait(min(left, LOOK_SECONDS))
 
     def _pass_on(self) -> None:
         """Let another caller receive, if none does."""
@@ -201,13 +195,6 @@ class Replies:
     def _fail_all(self, why: str) -> None:
         for number in [*self._calls, *self._futures]:
             self._settle([Reply(number, NOTHING, ServiceLost(why))])
-
-    def _start_receiver(self) -> None:
-        with self._starting:
-            if self._receiver is None:
-                name = f"{self._service}-replies"
-                self._receiver = threading.Thread(target=self._follow, name=name, daemon=True)
-                self._receiver.start()
 
     def _follow(self) -> None:
         """Receive for the futures, while there are any."""
