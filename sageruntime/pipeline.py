@@ -40,7 +40,7 @@ from sageruntime.operator import (
 )
 from sageruntime.recovery import CheckpointOptions, RestartPolicy, RetryPolicy
 from sageruntime.service.recipe import ServiceOptions, ServiceRecipe
-from sageruntime.service.service import MakeService, class_made_by, methods_of
+from sageruntime.service.service import MakeService
 from sageruntime.stage import Stage
 from sageruntime.task import ErrorPolicy
 from sageruntime.task.options import OPTION_NAMES, TaskOptions, task_options
@@ -237,12 +237,8 @@ class Pipeline:
         """
         if any(other.name == name for other in self.services):
             raise PipelineError(f"{self.name} has two services named {name!r}; rename one")
-        made = class_made_by(service)
-        if made is not None:
-            methods_of(made)
         rest: dict[str, Any] = {"restart": self.options.restart, **options}
-        recipe = ServiceRecipe(_checked_name("service", name), service, _checked_type(on), rest)
-        self.services.append(recipe)
+        self.services.append(ServiceRecipe(_checked_name("service", name), service, on, rest))
         return self
 
     def start(

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
-from sageruntime.factory.task_factory import TaskType, host_of
+from sageruntime.factory.task_factory import TaskType, check_task_type, host_of
 from sageruntime.recovery import RestartPolicy
-from sageruntime.service.service import MakeService
+from sageruntime.service.service import COUNTS, MakeService, check_counts, class_made_by, methods_of
 
 
 class ServiceOptions(TypedDict, total=False):
@@ -46,6 +46,18 @@ class ServiceRecipe:
     service: MakeService
     on: TaskType
     options: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        """Check what can be checked before anything runs.
+
+        Raises:
+            InvalidOption: an option is out of range, or ``service`` makes no service.
+        """
+        check_counts(**{name: self.options[name] for name in COUNTS if name in self.options})
+        check_task_type(self.on)
+        made = class_made_by(self.service)
+        if made is not None:
+            methods_of(made)
 
     @property
     def host(self) -> str:

@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any
 from sagequeue import create_queue
 from sagequeue.protocol import Queue
 from sageruntime.context import Services, TaskContext
-from sageruntime.errors import InvalidOption
 from sageruntime.factory.operator_factory import OperatorFactory
 from sageruntime.factory.task_factory import TaskType, create_task, scope_of
 from sageruntime.metrics import MetricsSnapshot
 from sageruntime.service.client import ServiceClient
 from sageruntime.service.lifeline import MAX_PARTICIPANTS, Lifeline
-from sageruntime.service.service import MakeService, class_made_by, methods_of
+from sageruntime.service.service import MakeService, check_counts, class_made_by, methods_of
 from sageruntime.service.service_operator import ServiceOperator
 from sageruntime.task.base_task import BaseTask, Scope
 from sageruntime.task.state import TaskState
@@ -83,8 +82,12 @@ class ServiceTask:
         prefix: str = "",
         **options: Any,
     ) -> None:
-        if not isinstance(instances, int) or instances < 1:
-            raise InvalidOption(f"instances={instances!r} is not allowed; expected an int from 1")
+        check_counts(
+            instances=instances,
+            worker_threads=worker_threads,
+            max_concurrency=max_concurrency,
+            queue_maxsize=queue_maxsize,
+        )
         made = class_made_by(service)
         self.name = name
         self._methods = None if made is None else methods_of(made)

@@ -324,6 +324,23 @@ def test_callers_wait_for_room(serve: Any, started: Any) -> None:
     assert busy.result() is None
 
 
+@pytest.mark.parametrize("host", ["thread", "process"])
+def test_a_paused_service_answers_nothing(host: str, serve: Any) -> None:
+    task = serve(on=host, worker_threads=2)
+    library = task.client()
+    assert library.square(1, timeout=60) == 1
+    for instance in task.tasks:
+        instance.pause()
+    # a thread that was taking a request when it was paused answers that one
+    with pytest.raises(ServiceTimeout):
+        while True:
+            library.square(2, timeout=0.5)
+    waiting = library.square.submit(3)
+    for instance in task.tasks:
+        instance.resume()
+    assert waiting.result(60) == 9
+
+
 def test_draining_answers_what_was_asked(on: str, serve: Any) -> None:
     task = serve(on=on, worker_threads=2)
     library = task.client()
@@ -601,8 +618,11 @@ def test_services_that_make_no_sense() -> None:
         ServiceTask("x", Impatient)
     with pytest.raises(InvalidOption, match="expected a subclass of Service"):
         ServiceTask("x", dict)  # type: ignore[arg-type]
-    with pytest.raises(InvalidOption, match="instances=0"):
-        ServiceTask("x", Library, instances=0)
+    for option in ("instances", "worker_threads", "max_concurrency", "queue_maxsize"):
+        with pytest.raises(InvalidOption, match=f"{option}=0"):
+            ServiceTask("x", Library, **{option: 0})
+        with pytest.raises(InvalidOption, match=f"{option}=True"):
+            Pipeline("p").service("x", Library, **{option: True})
     with pytest.raises(InvalidOption, match="known: thread, process, ray"):
         ServiceTask("x", Library, on="moon")
 
