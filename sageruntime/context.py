@@ -53,7 +53,7 @@ class TaskContext:
         upstreams: how many tasks send to this one. Each ends its part with a StopSignal, and the
             task drains after the last; with 0 only ``stop()`` ends it.
         job: the job the task is part of, if it is.
-        profile: whether to sample the stacks of the worker threads.
+        profile: whether to sample the stacks of its worker threads, in a process of its own.
         tracing: where spans of the task's batches go; None makes none.
         services: the services it can call.
     """

@@ -104,7 +104,7 @@ class Job:
         hosts += [recipe.host for recipe in self._recipes for _ in range(recipe.instances)]
         require(set(hosts), sum(host != "thread" for host in hosts))
         try:
-            self._observer.start()
+            self._observer.start({stage.host for stage in self.stages})
             if "process" in hosts:
                 from sagequeue import prune_queues  # needs the extension, as processes do
 
@@ -221,7 +221,7 @@ class Job:
         self._close_services()
         if self._dead_letters is not None:
             self._dead_letters.close()
-        self._observer.close(self._profiles())
+        self._observer.close(tasks)
         if self._started_ray:
             from sageruntime.task.ray_task import disconnect
 

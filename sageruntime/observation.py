@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
@@ -12,10 +13,12 @@ from sageruntime.errors import MonitoringError
 from sageruntime.metrics import JobMetrics, Monitor
 from sageruntime.profiling import StackProfile
 from sageruntime.profiling.report import write_report
+from sageruntime.profiling.spy import Spy
 from sageruntime.tracing import Tracing
 
 if TYPE_CHECKING:
     from sageruntime.metrics.prometheus import PrometheusExporter
+    from sageruntime.task import BaseTask
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +72,7 @@ class Observer:
         self._monitor = Monitor(f"{job}-monitor", measure, interval, logger)
         self._exporter: PrometheusExporter | None = None
         self._folder: Path | None = None
+        self._spy: Spy | None = None
 
     @property
     def prometheus_port(self) -> int | None:
@@ -79,8 +83,8 @@ class Observer:
         """See :meth:`Monitor.add_listener`."""
         self._monitor.add_listener(listener)
 
-    def start(self) -> None:
-        """Prepare what was asked for.
+    def start(self, hosts: Container[str]) -> None:
+        """Prepare what was asked for, of a job whose tasks have these hosts.
 
         Raises:
             MonitoringError: it cannot be had.
@@ -88,18 +92,30 @@ class Observer:
         observation = self._observation
         if observation.profile is not None:
             self._folder = _made(Path(observation.profile))
+            self._spy = Spy() if "thread" in hosts else None
         if observation.prometheus_port is not None:
             self._exporter = self._export(observation.prometheus_port)
 
-    def close(self, profiles: Mapping[str, StackProfile]) -> None:
-        """Tell the listeners a last time, and write the profiles; may be repeated."""
+    def close(self, tasks: Iterable[BaseTask]) -> None:
+        """Tell the listeners a last time, and write the profiles of tasks; may be repeated."""
         self._monitor.close()
         if self._exporter is not None:
             self._exporter.close()
             self._exporter = None
         folder, self._folder = self._folder, None
         if folder is not None:
-            write_report(folder, self._measure(), profiles)
+            write_report(folder, self._measure(), self._profiles(tasks))
+
+    def _profiles(self, tasks: Iterable[BaseTask]) -> dict[str, StackProfile]:
+        """What was seen of each stage; nothing of a task whose process was killed."""
+        seen: defaultdict[str, list[StackProfile]] = defaultdict(list)
+        for task in tasks:
+            profile = task.get_report().profile if task.state.ended else None
+            if profile is None and self._spy is not None:
+                profile = self._spy.profile_of(task.name)
+            if profile is not None and profile.seconds:
+                seen[task.ctx.stage].append(profile)
+        return {stage: StackProfile.merged(profiles) for stage, profiles in seen.items()}
 
     def _export(self, port: int) -> PrometheusExporter:
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from itertools import takewhile
 from typing import NamedTuple
 
 
@@ -41,6 +42,13 @@ class StackProfile:
     def under(self, frame: Frame) -> StackProfile:
         """The same with one more frame at the outside."""
         return StackProfile({(frame, *stack): spent for stack, spent in self.seconds.items()})
+
+    def without_stem(self) -> StackProfile:
+        """The same without the frames that begin every stack: how the thread was started."""
+        # what the first and the last in order have in common, all have
+        outermost = zip(min(self.seconds, default=())[:-1], max(self.seconds, default=())[:-1])
+        stem = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], outermost))
+        return StackProfile({stack[stem:]: spent for stack, spent in self.seconds.items()})
 
     @classmethod
     def merged(cls, profiles: Iterable[StackProfile]) -> StackProfile:

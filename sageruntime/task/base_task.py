@@ -541,7 +541,7 @@ class BaseTask:
             self._watchdog = Watchdog(options.processing_timeout, self._on_overdue, self.name)
         calls = calls_of(
             operator, self.custom_process if self._has_custom_process() else operator.process,
-            self.router, self.errors, options, self.name, self._watchdog, self._begin_lane,
+            self.router, self.errors, options, self.name, self._watchdog, self.metrics.add_lane,
             self._plugins,
         )  # fmt: skip
         parts = (self.name, operator, calls, self.router, self.metrics, self.errors, options)

@@ -10,6 +10,8 @@ from typing import Any
 import cloudpickle
 
 from sageruntime.errors import InvalidOption, TaskCancelled, TaskStateError
+from sageruntime.profiling import StackProfile
+from sageruntime.profiling.spy import Spy
 from sageruntime.task.base_task import BaseTask
 from sageruntime.task.local_task import LocalTask
 from sageruntime.task.packed_error import PackedError
@@ -105,6 +107,7 @@ class HostedTask(LocalTask):
         # a thread of its own: to remove a connection may have to wait for room
         self._changes = ThreadPoolExecutor(1, thread_name_prefix="router-changes")
         super().__init__(*args, supervisor=HandleSupervisor(send), **rest)
+        self._spy = Spy() if self.ctx.profile else None
         self.add_listener(lambda task: None if task.state.ended else send(task.get_status()))
 
     def cleanup(self, grace: float = 1.0) -> None:
@@ -144,6 +147,9 @@ class HostedTask(LocalTask):
             return
         if method == "remove_connection":
             connection.queue.close()
+
+    def _get_profile(self) -> StackProfile | None:
+        return None if self._spy is None else self._spy.profile_of(self.name)
 
     def _has_custom_process(self) -> bool:
         return self._custom is not None

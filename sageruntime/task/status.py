@@ -60,7 +60,7 @@ class TaskReport:
         metrics: its last measurement.
         result: what its sink hands back.
         error: what made it fail.
-        profile: where its worker threads were, if it was profiled.
+        profile: where its worker threads were, if it was profiled in a process of its own.
     """
 
     status: TaskStatus

@@ -21,7 +21,7 @@ from rich.console import Console
 from sageruntime import Pipeline, TaskOptions
 from sageruntime.errors import JobFailed, MonitoringError
 from sageruntime.profiling import Frame, StackProfile, flame_graph, time_report, time_table
-from sageruntime.profiling.sampler import Sampler
+from sageruntime.profiling.spy import Spy
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
@@ -73,45 +73,67 @@ def test_profiles_add_up() -> None:
     assert pickle.loads(pickle.dumps(profile.under(task))).seconds == {(task, frame): 3.0}
 
 
-class Burner:
-    def burn(self, seconds: float) -> None:
-        end = time.perf_counter() + seconds
-        while time.perf_counter() < end:
-            pass
+def burn(seconds: float) -> None:
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        pass
+
+
+def doze(seconds: float) -> None:
+    time.sleep(seconds)
 
 
 def test_threads_are_sampled_side_by_side() -> None:
-    sampler = Sampler()
+    spy = Spy()
     took: Counter[str] = Counter()
     lock = threading.Lock()
 
     def work(seconds: float) -> None:
-        sampler.begin()
         for _ in range(10):
             begun = time.perf_counter()
-            Burner().burn(seconds)
+            burn(seconds)
             burnt = time.perf_counter()
-            time.sleep(seconds)
+            doze(seconds)
             slept = time.perf_counter()
             with lock:
-                took["Burner.burn"] += burnt - begun
-                took["sleep"] += slept - burnt
+                took["burn"] += burnt - begun
+                took["doze"] += slept - burnt
                 took[threading.current_thread().name] += slept - begun
 
     threads = [
         threading.Thread(target=work, args=(seconds,), name=name)
-        for name, seconds in (("short", 0.01), ("long", 0.02))
+        for name, seconds in (("task-1", 0.02), ("task-1_0", 0.04), ("task-10", 0.02))
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    profile = pickle.loads(pickle.dumps(sampler.profile()))
-    page = Page(flame_graph("work", profile))
+    of_one, of_other = spy.profile_of("task-1"), spy.profile_of("task-10")
+    assert spy.profile_of("task").seconds == {}
+    page = Page(flame_graph("work", StackProfile.merged([of_one, of_other])))
     for name, seconds in took.items():
-        assert page.seconds[name] == pytest.approx(seconds, rel=0.1)
-    outermost = {stack[1].function for stack in profile.seconds}
-    assert outermost <= {"Burner.burn", "sleep", "work"}  # not how the thread was started
+        assert page.seconds[name] == pytest.approx(seconds, rel=0.25)
+    assert {stack[0].function for stack in of_one.seconds} == {"task-1", "task-1_0"}
+    outermost = {stack[1].function for stack in of_one.seconds}
+    assert "burn" in outermost  # and not how the thread was started
+    place = next(frame.place for stack in of_one.seconds for frame in stack[1:])
+    assert place.startswith(__file__)
+
+
+def test_without_py_spy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr("sysconfig.get_path", lambda name: str(tmp_path))
+    with pytest.raises(MonitoringError, match=r"pip install 'sagequeue\[profile\]'"):
+        Pipeline("blind").source(range(10)).sink().run(profile=tmp_path)
+
+
+def test_where_py_spy_may_not_look(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    program = tmp_path / "py-spy"
+    program.write_text("#!/bin/sh\necho Permission Denied\nexit 1\n")
+    program.chmod(0o700)
+    monkeypatch.setattr("sysconfig.get_path", lambda name: str(tmp_path))
+    with pytest.raises(MonitoringError, match=r"Permission Denied.*SYS_PTRACE"):
+        Pipeline("blind").source(range(10)).sink().run(profile=tmp_path)
 
 
 @pytest.fixture(params=["thread", "process", "ray"])
@@ -125,13 +147,13 @@ def on(request: pytest.FixtureRequest) -> Any:
 OPTIONS = TaskOptions(batch_size=50, queue_maxsize=100, monitoring_interval=0.1)
 
 
-def burn(n: Any) -> Any:
-    Burner().burn(0.001)
+def compute(n: Any) -> Any:
+    burn(0.001)
     return n
 
 
 def rest(n: Any) -> Any:
-    time.sleep(0.001)
+    doze(0.001)
     return n
 
 
@@ -143,7 +165,7 @@ def shares(pipeline: Pipeline, on: Any) -> dict[str, dict[str, float]]:
     return {row["stage"]: row["share"] for row in time_report(pipeline.run(on).metrics)}
 
 
-@pytest.mark.parametrize("work", [burn, rest])
+@pytest.mark.parametrize("work", [compute, rest])
 def test_a_slow_operator_is_where_the_time_goes(work: Any, on: Any) -> None:
     pipeline = Pipeline("slow", options=OPTIONS).source(range(600), name="read")
     share = shares(pipeline.map(work, name="work").sink(lambda n: None, name="write"), on)
@@ -198,7 +220,7 @@ def test_the_table_of_a_job() -> None:
 def test_a_job_leaves_flame_graphs(on: Any, tmp_path: Path) -> None:
     folder = tmp_path / "some" / "folder"
     pipeline = Pipeline("flames", options=OPTIONS).source(range(400), name="read")
-    pipeline.map(burn, name="work", parallelism=2).map(rest, name="rest", worker_threads=2)
+    pipeline.map(compute, name="work", parallelism=2).map(rest, name="rest", worker_threads=2)
     pipeline.sink(name="write").run(on, profile=folder)
     pages = {file.stem: Page(file.read_text()) for file in folder.glob("*.html")}
     assert pages.keys() == {"read", "work", "rest", "write"}
@@ -208,7 +230,7 @@ def test_a_job_leaves_flame_graphs(on: Any, tmp_path: Path) -> None:
         threads = [name for name in page.seconds if f"-{stage}-" in name]
         assert sum(page.seconds[name] for name in threads) == pytest.approx(whole, rel=0.05)
     assert sum("-work-" in name for name in pages["work"].seconds) == 2
-    assert pages["work"].seconds["Burner.burn"] > 0.3
+    assert pages["work"].seconds["burn"] > 0.2
     assert pages["rest"].seconds["rest"] > 0.2  # in both threads of the task
     times = json.loads((folder / "times.json").read_text())
     assert [row["stage"] for row in times] == ["read", "work", "rest", "write"]
@@ -217,7 +239,7 @@ def test_a_job_leaves_flame_graphs(on: Any, tmp_path: Path) -> None:
 
 def test_a_job_that_fails_leaves_what_was_seen(tmp_path: Path) -> None:
     def work(n: int) -> int:
-        burn(n)
+        compute(n)
         if n == 200:
             raise LookupError("no more")
         return n

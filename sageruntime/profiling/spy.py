@@ -1,0 +1,141 @@
+"""Spy: looks at the stacks of this process's threads from outside, by py-spy."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sysconfig
+import tempfile
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sageruntime.errors import MonitoringError
+from sageruntime.profiling.stack_profile import Frame, Stack, StackProfile
+
+_SAMPLES_PER_SECOND = 200
+_STARTED = "Sampling process"
+_STOP_SECONDS = 10.0
+_PR_SET_PTRACER = 0x59616D61
+_THREAD = re.compile(r"thread \(\w+\): (.*)")
+_FRAME = re.compile(r"(.*) \((.*)\)")
+
+
+_logger = logging.getLogger(__name__)
+
+
+class Spy:
+    """Samples all threads of this process until it is asked what it saw.
+
+    Raises:
+        MonitoringError: py-spy is not installed, or may not look at this process.
+    """
+
+    def __init__(self) -> None:
+        scripts = os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", "")])
+        program = shutil.which("py-spy", path=scripts)
+        if program is None:
+            raise MonitoringError("profiles need py-spy: pip install 'sagequeue[profile]'")
+        with tempfile.NamedTemporaryFile(prefix="sageruntime-profile-", delete=False) as file:
+            self._file = Path(file.name)
+        command = [
+            program, "record", "--pid", str(os.getpid()), "--rate", str(_SAMPLES_PER_SECOND),
+            "--format", "raw", "--output", str(self._file), "--threads", "--idle", "--function",
+            "--full-filenames", "--nonblocking",
+        ]  # fmt: skip
+        with _sigint_let_through():  # which ends it
+            self._process = subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                start_new_session=True,
+            )  # fmt: skip
+        _let_look(self._process.pid)
+        self._await_start()
+        self._started_at = time.monotonic()
+        self._profiles: dict[str, StackProfile] | None = None
+
+    def profile_of(self, task: str) -> StackProfile:
+        """What was seen of the threads that worked for a task; the first call ends the sampling."""
+        if self._profiles is None:
+            self._profiles = self._stop()
+        of_the_task = re.compile(rf"{re.escape(task)}(_\d+)?")
+        return StackProfile.merged(
+            profile.under(Frame(thread, "thread"))
+            for thread, profile in self._profiles.items()
+            if of_the_task.fullmatch(thread)
+        )
+
+    def _await_start(self) -> None:
+        assert self._process.stdout is not None
+        said = ""
+        for line in self._process.stdout:
+            said += line
+            if _STARTED in line:
+                # it goes on talking, and must not have to wait for a reader
+                threading.Thread(target=self._process.stdout.read, daemon=True).start()
+                return
+        self._process.wait()
+        self._file.unlink()
+        raise MonitoringError(
+            f"py-spy cannot look at process {os.getpid()}: {said.strip()}. It has to be allowed to "
+            "trace processes: in a container add the capability SYS_PTRACE"
+        )
+
+    def _stop(self) -> dict[str, StackProfile]:
+        seconds = time.monotonic() - self._started_at
+        self._process.send_signal(signal.SIGINT)
+        try:
+            self._process.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            _logger.error("py-spy does not end; what it saw of process %d is lost", os.getpid())
+        try:
+            return _by_thread(self._file.read_text("utf-8"), seconds)
+        finally:
+            self._file.unlink()
+
+
+@contextmanager
+def _sigint_let_through() -> Iterator[None]:
+    """What is started within gets SIGINT, though this process may keep it from its threads."""
+    before = signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _let_look(pid: int) -> None:
+    """Where the kernel lets processes look only at their children (yama), make an exception."""
+    ctypes.CDLL(None).prctl(_PR_SET_PTRACER, ctypes.c_ulong(pid), 0, 0, 0)
+
+
+def _by_thread(raw: str, duration: float) -> dict[str, StackProfile]:
+    """The stacks of py-spy's raw format, ``thread;frame;frame samples``, without how they begin."""
+    threads: defaultdict[str, Counter[Stack]] = defaultdict(Counter)
+    for line in raw.splitlines():
+        stack, _, samples = line.rpartition(" ")
+        thread, *frames = stack.split(";")
+        name = _THREAD.fullmatch(thread)
+        if name is not None and frames:
+            threads[name[1]][tuple(map(_frame, frames))] += int(samples)
+    # some thread has been there all the time; on a busy machine samples are taken less often
+    most = max((sum(stacks.values()) for stacks in threads.values()), default=1)
+    return {
+        thread: StackProfile(
+            {stack: count * duration / most for stack, count in stacks.items()}
+        ).without_stem()
+        for thread, stacks in threads.items()
+    }
+
+
+def _frame(text: str) -> Frame:
+    parts = _FRAME.fullmatch(text)
+    return Frame(text, "") if parts is None else Frame(parts[1], parts[2])
