@@ -20,7 +20,6 @@ from sageruntime.factory.task_factory import create_task, scope_of
 from sageruntime.job_result import JobResult, StageSummary, progress_of, summary_of
 from sageruntime.metrics import JobMetrics, StageMetrics
 from sageruntime.observation import Observation, Observer
-from sageruntime.profiling import StackProfile
 from sageruntime.recovery import CheckpointOptions, RestartPolicy
 from sageruntime.recovery.coordinator import Coordinator
 from sageruntime.service import ServiceClient, ServiceTask
@@ -324,18 +323,6 @@ class Job:
         keyed = {f"{task.ctx.stage}/{task.ctx.index}": task for task in self._all_tasks()}
         sources = [f"{task.ctx.stage}/{task.ctx.index}" for task in self._tasks[0]]
         self._coordinator.adopt(keyed, sources)
-
-    def _profiles(self) -> dict[str, StackProfile]:
-        """What was seen of the stages whose tasks have ended, and have been profiled."""
-        profiles = {
-            stage.name: StackProfile.merged(
-                profile
-                for task in tasks
-                if task.state.ended and (profile := task.get_report().profile) is not None
-            )
-            for stage, tasks in zip(self.stages, self._tasks)
-        }
-        return {stage: profile for stage, profile in profiles.items() if profile.seconds}
 
     def _notice(self, task: BaseTask) -> None:
         with self._changed:

@@ -17,10 +17,9 @@ from sageruntime.errors import PacketError, TaskCancelled, TaskHalted, TaskState
 from sageruntime.factory.operator_factory import OperatorFactory
 from sageruntime.factory.plugin_factory import create_plugins
 from sageruntime.logs import work_for
-from sageruntime.metrics import Meter, MetricsSnapshot, Monitor, TaskMetrics, ThreadCounts
+from sageruntime.metrics import Meter, MetricsSnapshot, Monitor, TaskMetrics
 from sageruntime.operator import BaseOperator, SourceOperator
 from sageruntime.profiling import StackProfile
-from sageruntime.profiling.sampler import Sampler
 from sageruntime.recovery.restart_budget import RestartBudget
 from sageruntime.task.calls import calls_of, overdue
 from sageruntime.task.error_policy import DeadLetter, ErrorHandler, ErrorPolicy
@@ -132,7 +131,6 @@ class BaseTask:
         interval = self.options.monitoring_interval
         self._meter = Meter(self.ctx, self.host, self.metrics, interval)
         self._monitor = Monitor(f"{self.name}-monitor", self.measure, interval, self.logger)
-        self._sampler = Sampler() if self.ctx.profile and self.runs_here else None
         self.dead_letters = dead_letters
         self.supervisor = supervisor
         self.coordinated = coordinated or checkpoint is not None
@@ -472,8 +470,6 @@ class BaseTask:
     def _live(self) -> None:
         """The life of the worker loop: one attempt after the other."""
         work_for(self.name, self.ctx.stage)
-        if self._sampler is not None:
-            self._sampler.begin()
         beginning: tuple[bytes | None, bool] | None = self._beginning
         if not self._advance(TaskState.RUNNING):
             return
@@ -555,14 +551,8 @@ class BaseTask:
             inbox=self._inbox, upstreams=self.ctx.upstreams, given_up=self.given_up,
         )  # fmt: skip
 
-    def _begin_lane(self) -> ThreadCounts:
-        """The calling thread calls the operator from now on."""
-        if self._sampler is not None:
-            self._sampler.begin()
-        return self.metrics.add_lane()
-
     def _get_profile(self) -> StackProfile | None:
-        return None if self._sampler is None else self._sampler.profile()
+        return None
 
     def _queue_depth(self) -> int:
         return 0 if self._state.ended else self.input_buffer.qsize()
