@@ -12,7 +12,6 @@ from sageruntime.communication.router import (
     Barrier,
     Message,
     Nudge,
-    Packet,
     PacketBatch,
     StopSignal,
 )
@@ -213,12 +212,3 @@ class MailboxWorker(Worker):
             with self.tracer.processing(batch):
                 failed = self.calls.work_on(packets)
         self.metrics.batch_done(count, failed, batch.sent_at, entered_at)
-
-    def _work_on(self, packets: list[Packet]) -> int:
-        begun, routed = time.perf_counter(), self.router.seconds
-        failed = self.calls.work_on(packets)
-        # threads route side by side
-        routing = (self.router.seconds - routed) / self.calls.threads
-        self.metrics.routing += routing
-        self.metrics.operator += time.perf_counter() - begun - routing
-        return failed
