@@ -94,6 +94,23 @@ def test_a_mixed_pipeline() -> None:
     assert sorted(result.sink_result) == [10 * n for n in range(1, 1001)]
 
 
+class Twice(BaseOperator):
+    def process(self, packet: Packet) -> list[Packet]:
+        return [packet.derive(None), packet.derive(None)]
+
+
+class Name(BaseOperator):
+    def process(self, packet: Packet) -> Packet:
+        packet.payload = packet.id
+        return packet
+
+
+def test_the_ids_of_packets_differ_wherever_they_were_made(on: Any) -> None:
+    pipeline = Pipeline("ids").source(range(10), parallelism=2).map(Twice, parallelism=2)
+    ids = pipeline.map(Name).sink().run(on).sink_result
+    assert len(set(ids)) == len(ids) == 20
+
+
 class Fragile(BaseOperator):
     def process(self, packet: Packet) -> Packet | None:
         if packet.payload % 100 == 99:

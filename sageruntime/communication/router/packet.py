@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import time
 from array import array
+from functools import partial
 from itertools import count, repeat
 from typing import Any
 
 import msgspec
 
-# From a random point, far from every other process's: ids need no coordination. Hosts spawn their
-# processes, so none inherits this count.
-_next_id = count(secrets.randbits(31) << 32).__next__
+# Counts from a random point, far from every other process's: ids need no coordination. A process
+# that is forked, as hosts are, begins at a point of its own; a partial is what can be told so
+# without a Python call for each id.
+_next_id = partial(next, count(secrets.randbits(31) << 32))
+
+
+def _count_from_elsewhere() -> None:
+    _next_id.__setstate__((next, (count(secrets.randbits(31) << 32),), {}, None))  # type: ignore[attr-defined]
+
+
+os.register_at_fork(after_in_child=_count_from_elsewhere)
 
 
 # gc=False: packets come by the million, and a packet that its own payload refers to is no use.
