@@ -11,12 +11,8 @@ OURS = (
     "SageQueue mpmc",
     "ObjectQueue",
     "SageQueue, 64 KiB",
-    "service on a process",
-    "service on a thread",
-)
-    "SageQueue mpmc",
-    "ObjectQueue",
-    "SageQueue, 64 KiB",
+    "sageruntime",
+    "sageruntime, functions on threads",
     "service on a process",
     "service on a thread",
 )

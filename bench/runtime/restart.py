@@ -7,12 +7,16 @@ import multiprocessing as mp
 import os
 import signal
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
+
+import ray
 
 from bench.runtime.figure import Figure, Row, in_turn, ratio_of
 from bench.runtime.stages import Idle, Stopwatch
@@ -62,15 +66,16 @@ class SharedStopwatch(Stopwatch):
 
 def figure(rounds: int) -> Figure:
     """Measure it."""
-    samples = in_turn(
-        {
-            "checkpoints": lambda: seconds_to_full_rate(checkpoints=True),
-            "claims": lambda: seconds_to_full_rate(checkpoints=False),
-            "executor": executor_seconds,
-            "ray": ray_actor_seconds,
-        },
-        rounds,
-    )
+    with ray_running():
+        samples = in_turn(
+            {
+                "checkpoints": lambda: seconds_to_full_rate(checkpoints=True),
+                "claims": lambda: seconds_to_full_rate(checkpoints=False),
+                "executor": executor_seconds,
+                "ray": ray_actor_seconds,
+            },
+            rounds,
+        )
     rows = [
         Row("a stage, back to the last checkpoint", samples["checkpoints"], "s", most=MOST_SECONDS),
         Row("a stage alone, unfinished packets claimed", samples["claims"], "s", most=MOST_SECONDS),
@@ -144,12 +149,19 @@ def executor_seconds() -> float:
                 return time.perf_counter() - killed
 
 
+@contextmanager
+def ray_running() -> Iterator[None]:
+    """A Ray of our own; what it says of actors that die goes where logs go."""
+    with redirect_stdout(sys.stderr):
+        ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
 def ray_actor_seconds() -> float:
     """Ray starts the actor again and repeats the call."""
-    import ray
-
-    if not ray.is_initialized():
-        ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
 
     class Actor:
         def pid(self) -> int:
