@@ -12,6 +12,7 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError
 
 from sageruntime.errors import TaskLost, TaskStartError
+from sageruntime.factory.import_path import carried_by_value
 from sageruntime.logs import RecordSender
 from sageruntime.task.base_task import BaseTask
 from sageruntime.task.hosted_task import HostedTask
@@ -68,6 +69,10 @@ class RayTask(RemoteTask):
             self._actor = None
         self._monitor.close()
         self.input_buffer.close()
+
+    def _blueprint(self, state: bytes | None, over: bool) -> bytes:
+        with carried_by_value():
+            return super()._blueprint(state, over)
 
     def _launch(self, blueprint: bytes) -> None:
         try:

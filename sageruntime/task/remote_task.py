@@ -87,7 +87,7 @@ class RemoteTask(BaseTask):
     def start_running(self) -> None:
         """See :class:`BaseTask`."""
         with self._commanding:
-            blueprint = TaskBlueprint.of(self, *self._beginning).dumps()
+            blueprint = self._blueprint(*self._beginning)
             self._begin()
             self._launch_or_fail(blueprint)
 
@@ -179,7 +179,7 @@ class RemoteTask(BaseTask):
                     failed_over=0,
                     metrics=None,
                 )
-                self._launch_or_fail(TaskBlueprint.of(self, state, over).dumps())
+                self._launch_or_fail(self._blueprint(state, over))
                 if self._draining:
                     self._command("stop", True, 0)
             # At once: who waits for a task to halt is not to see that it had halted before.
@@ -233,6 +233,10 @@ class RemoteTask(BaseTask):
                 return False
             self._send("change_router", (method, cloudpickle.dumps(arguments)))
             return True
+
+    def _blueprint(self, state: bytes | None, over: bool) -> bytes:
+        """What a host gets of the task."""
+        return TaskBlueprint.of(self, state, over).dumps()
 
     def _launch_or_fail(self, blueprint: bytes) -> None:
         try:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -127,3 +129,35 @@ def test_the_command_line_says_what_is_wrong(
     assert done.returncode == code, done.stderr
     assert said in done.stderr
     assert code == 1 or "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("on", ["thread", "process", "ray"])
+def test_classes_of_the_job_s_own_module_travel(tmp_path: Path, on: str) -> None:
+    (tmp_path / "shop.py").write_text(
+        textwrap.dedent("""
+            from dataclasses import dataclass
+            @dataclass
+            class Order:
+                number: int
+            def numbers(): return range(3)
+            def order(number): return Order(number)
+            def double(order):
+                assert isinstance(order, Order)
+                return Order(order.number * 2)
+            def number(order):
+                assert isinstance(order, Order)
+                return order.number
+        """)
+    )
+    (tmp_path / "job.yaml").write_text(
+        "name: job\nstages: [source: 'shop:numbers', map: 'shop:order', map: 'shop:double', "
+        "map: 'shop:number', sink: collect]\nresult: {file: result.json}\n".replace(", ", "}, {")
+        .replace("[", "[{")
+        .replace("]", "}]")
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "sageruntime", "run", "job.yaml", "--on", on],
+        capture_output=True, text=True, timeout=150, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "result.json").read_text()) == [0, 2, 4]
