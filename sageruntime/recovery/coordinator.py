@@ -128,23 +128,23 @@ class Coordinator:
     # The supervisor of every task.
 
     def failed(self, task: BaseTask, error: BaseException) -> None:
-        """See :class:`~sageruntime.task.base_task.Supervisor`."""
+        """See :class:`~sageruntime.task.supervisor.Supervisor`."""
         self._tell(partial(self._on_failed, task, error))
 
     def exhausted(self, task: BaseTask) -> None:
-        """See :class:`~sageruntime.task.base_task.Supervisor`."""
+        """See :class:`~sageruntime.task.supervisor.Supervisor`."""
         self._tell(partial(self._on_exhausted, _key_of(task)))
 
     def snapshot_taken(self, task: BaseTask, checkpoint: int, state: bytes) -> None:
-        """See :class:`~sageruntime.task.base_task.Supervisor`."""
+        """See :class:`~sageruntime.task.supervisor.Supervisor`."""
         self._tell(partial(self._on_snapshot, _key_of(task), checkpoint, state))
 
     def checkpoint_wanted(self, task: BaseTask) -> None:
-        """See :class:`~sageruntime.task.base_task.Supervisor`."""
+        """See :class:`~sageruntime.task.supervisor.Supervisor`."""
         self._tell(self._take_checkpoint)
 
     def completed(self, task: BaseTask, state: bytes) -> None:
-        """See :class:`~sageruntime.task.base_task.Supervisor`."""
+        """See :class:`~sageruntime.task.supervisor.Supervisor`."""
         self._tell(partial(self._on_completed, _key_of(task), state))
 
     def _tell(self, event: Callable[[], None]) -> None:

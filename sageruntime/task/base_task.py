@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from sagequeue import create_queue
 from sagequeue.errors import QueueClosed, ShutDown
@@ -24,11 +24,13 @@ from sageruntime.recovery.restart_budget import RestartBudget
 from sageruntime.task.calls import calls_of, overdue
 from sageruntime.task.error_policy import DeadLetter, ErrorHandler, ErrorPolicy
 from sageruntime.task.inbox import Inbox, inbox_of
+from sageruntime.task.lifecycle import Lifecycle
 from sageruntime.task.mailbox_worker import MailboxWorker
 from sageruntime.task.options import TaskOptions, task_options
 from sageruntime.task.source_worker import SourceWorker
-from sageruntime.task.state import NEXT_STATES, TaskState
+from sageruntime.task.state import TaskState
 from sageruntime.task.status import TaskReport, TaskStatus
+from sageruntime.task.supervisor import Supervisor
 from sageruntime.task.watchdog import Watchdog
 from sageruntime.task.worker import Worker
 
@@ -37,35 +39,12 @@ if TYPE_CHECKING:
     from sageruntime.recovery.coordinator import Coordinator
 
 Scope = Literal["auto", "thread", "machine", "cluster"]
-Listener = Callable[["BaseTask"], None]
 
 # Slots of an input queue beyond its maxsize, for what a restartable task may have claimed.
 _SPARE_SLOTS = 64
 
 
-class Supervisor(Protocol):
-    """Who decides about a task: for a job with checkpoints, its coordinator.
-
-    Any thread may call it; it does not wait.
-    """
-
-    def failed(self, task: BaseTask, error: BaseException) -> None:
-        """The task waits in RESTARTING for :meth:`BaseTask.restore` or :meth:`BaseTask.fail`."""
-
-    def exhausted(self, task: BaseTask) -> None:
-        """The task's source has been read to its end."""
-
-    def snapshot_taken(self, task: BaseTask, checkpoint: int, state: bytes) -> None:
-        """The task's part of a checkpoint."""
-
-    def checkpoint_wanted(self, task: BaseTask) -> None:
-        """The task waits for a checkpoint, because much is unfinished until then."""
-
-    def completed(self, task: BaseTask, state: bytes) -> None:
-        """The task has processed and sent everything, and waits for :meth:`BaseTask.dismiss`."""
-
-
-class BaseTask:
+class BaseTask(Lifecycle):
     """An operator with an input queue before it and a router behind it; base of every task.
 
     The worker loop runs in a thread of this process, unless a subclass has another host for it.
@@ -122,9 +101,8 @@ class BaseTask:
     ) -> None:
         if type(self) is BaseTask:
             raise TypeError("BaseTask is abstract; use LocalTask, ProcessTask, RayTask or your own")
+        super().__init__(runtime_context.name, runtime_context.logger)
         self.ctx = runtime_context
-        self.name = runtime_context.name
-        self.logger = runtime_context.logger
         self.operator_factory = operator_factory
         self.options: TaskOptions = task_options(options)
         self.metrics = TaskMetrics()
@@ -153,13 +131,8 @@ class BaseTask:
         self.input_buffer.logger = self.logger
         self.given_up: set[int] = set()
         """Ids of packets that the operator hung on, if its process was replaced for them."""
-        self._state = TaskState.CREATED
-        self._changed = threading.Condition(threading.RLock())
-        self._listeners: list[Listener] = []
         if self._plugins is not None and self.tells_plugins:
             self._plugins.listen_to_states(self)
-        self._result: Any = None
-        self._error: BaseException | None = None
         self._budget = RestartBudget(self.options.restart)
         self._inbox: Inbox | None = None
         self._watchdog: Watchdog | None = None
@@ -183,26 +156,12 @@ class BaseTask:
             self._coordinator = self._coordinate(checkpoint)
 
     @property
-    def state(self) -> TaskState:
-        """Where the task is in its life."""
-        return self._state
-
-    @property
-    def is_running(self) -> bool:
-        """Whether the task has been started and has not ended."""
-        return not (self._state is TaskState.CREATED or self._state.ended)
-
-    @property
     def _processed_count(self) -> int:
         return self.metrics.processed
 
     @property
     def _error_count(self) -> int:
         return self.metrics.errors
-
-    def add_listener(self, listener: Listener) -> None:
-        """Call ``listener(task)`` after each change of state, in the thread that made it."""
-        self._listeners.append(listener)
 
     def add_metrics_listener(self, listener: Callable[[MetricsSnapshot], object]) -> None:
         """Call ``listener(snapshot)`` every ``monitoring_interval``, and a last time at the end.
@@ -328,11 +287,6 @@ class BaseTask:
         runs there, which has this task's ``operator``, ``ctx``, ``router`` and ``logger``.
         """
         return self.operator.process(packet)
-
-    def join(self, timeout: float | None = None) -> bool:
-        """Wait until the task has ended; return whether it has."""
-        with self._changed:
-            return self._changed.wait_for(lambda: self._state.ended, timeout)
 
     def get_status(self) -> TaskStatus:
         """A snapshot of the task; it may be asked for at any time."""
@@ -628,17 +582,6 @@ class BaseTask:
         self._paused = False
         self._worker.resume()
 
-    def _check_alive(self, what: str) -> None:
-        if self._state.ended:
-            raise TaskStateError(f"{self.name} is {self._state.value} and cannot be {what}")
-
-    def _check_started(self, what: str) -> None:
-        if self._state is TaskState.CREATED:
-            raise TaskStateError(f"{self.name} is {self._state.value} and cannot be {what}")
-
-    def _describe_error(self) -> str | None:
-        return None if self._error is None else f"{type(self._error).__name__}: {self._error}"
-
     def _begin(self) -> None:
         if not self._advance(TaskState.STARTING):
             raise TaskStateError(
@@ -649,21 +592,6 @@ class BaseTask:
         if self._plugins is not None and self.tells_plugins:
             self._plugins.listen_to_metrics(self)
 
-    def _advance(
-        self, state: TaskState, result: Any = None, error: BaseException | None = None
-    ) -> bool:
-        """Go to ``state`` if that is legal, tell the listeners, and return whether it was."""
-        with self._changed:
-            if state not in NEXT_STATES[self._state]:
-                return False
-            if state.ended:
-                with suppress(QueueClosed):  # by another task that shares it
-                    self.input_buffer.shutdown(immediate=True)
-            self._result = result
-            self._error = error
-            self._state = state
-            self._changed.notify_all()
-        self.logger.debug("%s is %s", self.name, state.value)
-        for listener in self._listeners:
-            listener(self)
-        return True
+    def _on_end(self) -> None:
+        with suppress(QueueClosed):  # by another task that shares it
+            self.input_buffer.shutdown(immediate=True)

@@ -68,23 +68,23 @@ class HandleSupervisor:
         self._send = send
 
     def failed(self, task: BaseTask, error: BaseException) -> None:
-        """See :class:`~sageruntime.task.base_task.Supervisor`."""
+        """See :class:`~sageruntime.task.supervisor.Supervisor`."""
         self._send(Failed(PackedError.of(error)))
 
     def checkpoint_wanted(self, task: BaseTask) -> None:
-        """See :class:`~sageruntime.task.base_task.Supervisor`."""
+        """See :class:`~sageruntime.task.supervisor.Supervisor`."""
         self._send(CheckpointWanted())
 
     def exhausted(self, task: BaseTask) -> None:
-        """See :class:`~sageruntime.task.base_task.Supervisor`."""
+        """See :class:`~sageruntime.task.supervisor.Supervisor`."""
         self._send(Exhausted())
 
     def snapshot_taken(self, task: BaseTask, checkpoint: int, state: bytes) -> None:
-        """See :class:`~sageruntime.task.base_task.Supervisor`."""
+        """See :class:`~sageruntime.task.supervisor.Supervisor`."""
         self._send(Snapshot(checkpoint, state))
 
     def completed(self, task: BaseTask, state: bytes) -> None:
-        """See :class:`~sageruntime.task.base_task.Supervisor`."""
+        """See :class:`~sageruntime.task.supervisor.Supervisor`."""
         self._send(Completed(state))
 
 

@@ -1,0 +1,30 @@
+"""Supervisor: who decides about a task."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from sageruntime.task.base_task import BaseTask
+
+
+class Supervisor(Protocol):
+    """Who decides about a task: for a job with checkpoints, its coordinator.
+
+    Any thread may call it; it does not wait.
+    """
+
+    def failed(self, task: BaseTask, error: BaseException) -> None:
+        """The task waits in RESTARTING for :meth:`BaseTask.restore` or :meth:`BaseTask.fail`."""
+
+    def exhausted(self, task: BaseTask) -> None:
+        """The task's source has been read to its end."""
+
+    def snapshot_taken(self, task: BaseTask, checkpoint: int, state: bytes) -> None:
+        """The task's part of a checkpoint."""
+
+    def checkpoint_wanted(self, task: BaseTask) -> None:
+        """The task waits for a checkpoint, because much is unfinished until then."""
+
+    def completed(self, task: BaseTask, state: bytes) -> None:
+        """The task has processed and sent everything, and waits for :meth:`BaseTask.dismiss`."""
