@@ -11,9 +11,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from multiprocessing.connection import Connection
 from multiprocessing.managers import BaseManager
+from statistics import median
 from typing import Any
 
 import pytest
@@ -107,25 +108,25 @@ PEERS: dict[str, dict[str, Callable[[], Any]]] = {
 CASES = [(group, peer) for group, peers in PEERS.items() for peer in peers]
 
 
-def calls_per_second(call: Call) -> float:
-    for _ in range(CALLS // 10):
+def calls_per_second(call: Call, calls: int = CALLS) -> float:
+    for _ in range(calls // 10):
         call(TEXT)
     begun = time.perf_counter()
-    for _ in range(CALLS):
+    for _ in range(calls):
         call(TEXT)
-    return CALLS / (time.perf_counter() - begun)
+    return calls / (time.perf_counter() - begun)
 
 
-def futures_per_second(submit: Submit) -> float:
+def futures_per_second(submit: Submit, calls: int = CALLS) -> float:
     under_way: deque[Future[str]] = deque()
     begun = time.perf_counter()
-    for _ in range(CALLS):
+    for _ in range(calls):
         under_way.append(submit(TEXT))
         if len(under_way) >= UNDER_WAY:
             under_way.popleft().result()
     while under_way:
         under_way.popleft().result()
-    return CALLS / (time.perf_counter() - begun)
+    return calls / (time.perf_counter() - begun)
 
 
 @pytest.mark.parametrize(("group", "peer"), CASES)
@@ -148,3 +149,24 @@ def test_futures(benchmark: Any, rounds: int, group: str, peer: str) -> None:
     with PEERS[group][peer]() as (_, submit):
         benchmark.pedantic(lambda: rates.append(futures_per_second(submit)), rounds=rounds)
     assert len(rates) == rounds
+
+
+def main() -> None:
+    """The same in turns, so that whatever else the machine does meets all of them alike."""
+    print("| | call: median, best (us) | one of 200: median, best (us) |\n|---|---|---|")
+    for peers in PEERS.values():
+        with ExitStack() as stack:
+            ends = {name: stack.enter_context(make()) for name, make in peers.items()}
+            times: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in ends}
+            for _ in range(25):
+                for name, (call, submit) in ends.items():
+                    times[name][0].append(1e6 / calls_per_second(call, 200))
+                    if submit is not None:
+                        times[name][1].append(1e6 / futures_per_second(submit, UNDER_WAY))
+        for name, measured in times.items():
+            cells = [f"{median(t):.0f}, {min(t):.0f}" if t else "" for t in measured]
+            print(f"| {name} | {' | '.join(cells)} |")
+
+
+if __name__ == "__main__":
+    main()
