@@ -2,10 +2,10 @@
 
     python -m bench.recovery_cost [--rounds N]
 
-Both builds of ``bench/core/transfer.c`` run in turn: put and taken by one process, which shows what
-the work itself costs, and from one process to another, each pinned to a core, where the way the two
-fall into step makes the figures scatter. The table gives the medians, their quartiles, and the
-share of throughput that recovery costs.
+Both builds of ``bench/core/transfer.c`` run in turn: put and taken by one process, in its own time,
+which shows what the work itself costs; and from one process to another, each pinned to a core, where
+the way the two fall into step makes the figures scatter. The table gives the medians, their
+quartiles, and the share of throughput that recovery costs.
 """
 
 from __future__ import annotations
@@ -77,7 +77,8 @@ def main() -> int:
             without, with_it = map(statistics.median, rates)
             print(
                 f"| {processes} | {mode} | {case.batch} | {case.size} | {spread(rates[0])} | "
-                f"{spread(rates[1])} | {1 - with_it / without:+.1%} |"
+                f"{spread(rates[1])} | {1 - with_it / without:+.1%} |",
+                flush=True,
             )
     return 0
 
