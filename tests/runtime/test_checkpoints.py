@@ -18,7 +18,7 @@ from typing import Any
 
 import cloudpickle
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sagequeue import list_queues
@@ -413,6 +413,7 @@ states = st.dictionaries(st.text(min_size=1), st.binary(), max_size=5)
 
 
 @pytest.mark.parametrize("store_class", STORES)
+@settings(deadline=None, max_examples=30)
 @given(saved=st.lists(st.tuples(states, st.booleans()), max_size=5))
 def test_a_store_gives_back_the_latest(
     store_class: Any, saved: list[Any], tmp_path_factory: pytest.TempPathFactory
