@@ -1,11 +1,9 @@
 """A plugin with hooks before, after and beside the operator."""
 
-import logging
 import os
+import sys
 
 from sageruntime.plugins import hookimpl
-
-logger = logging.getLogger(__name__)
 
 
 class Pepper:
@@ -20,5 +18,6 @@ class Pepper:
 
     @hookimpl
     def on_state_change(self, task):
-        # read by the test: where and what
-        print(f"{os.getpid()} {task.ctx.stage} {task.state.value}", flush=True)
+        # read by the test: where and what; in one write, for several threads do
+        sys.stdout.write(f"{os.getpid()} {task.ctx.stage} {task.state.value}\n")
+        sys.stdout.flush()
