@@ -132,7 +132,7 @@ class BatchCalls(PacketCalls):
         """See :class:`Calls`."""
         try:
             results = self.process_batch(packets)
-            if type(results) is not list:
+            if type(results) is not list or (results and type(results[0]) is not Packet):
                 results = list(packets_of(results, self.operator))
         except GivenUp:
             return len(packets)
@@ -279,6 +279,8 @@ def calls_of(
     Raises:
         OperatorError: an async operator cannot have worker threads.
     """
+    # A task that does something else with each packet does not do it with batches.
+    in_batches = isinstance(operator, BatchOperator) and process == operator.process
     if plugins is not None:
         process = plugins.around(process, operator)
     limit = options.max_buffer_size
@@ -293,7 +295,7 @@ def calls_of(
             operator, process, router, errors, limit,
             concurrency=options.max_concurrency, timeout=options.processing_timeout,
         )  # fmt: skip
-    elif isinstance(operator, BatchOperator):
+    elif in_batches and isinstance(operator, BatchOperator):
         batch: Callable[[list[Packet]], Results] = operator.process_batch
         if plugins is not None:
             batch = plugins.around_batch(batch, operator)

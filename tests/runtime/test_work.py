@@ -62,6 +62,31 @@ def test_of_a_batch_that_fails_only_the_packets_at_fault_are_left_out() -> None:
     assert result.stages[1].errors == 1
 
 
+def test_a_batch_operator_returns_packets_too() -> None:
+    class Plain(BatchOperator):
+        def process_batch(self, packets: list[Packet]) -> Any:
+            return [packet.payload for packet in packets]
+
+    with pytest.raises(JobFailed, match="returned int where a Packet is expected"):
+        Pipeline("plain").source([1]).map(Plain).sink().run()
+
+
+def test_a_custom_task_does_as_it_likes_with_the_packets_of_a_batch_operator() -> None:
+    class Custom(LocalTask):
+        def custom_process(self, packet: Packet) -> Any:
+            packet.payload = -packet.payload
+            return self.operator.process(packet)
+
+    task = Custom(TaskContext("custom-batch"), OperatorFactory(Sums))
+    out = create_queue(scope="thread")
+    task.router.add_connection(Connection("out", out))
+    task.input_buffer.put(PacketBatch([Packet(1), Packet(2)]))
+    task.start_running()
+    assert task.stop(timeout=20)
+    assert [packet.payload for packet in out.get().packets] == [(-1, 1), (-2, 1)]
+    task.cleanup()
+
+
 class Meetings(BaseOperator):
     """Async: each packet waits until so many others are there, too; keyed ones never meet."""
 
