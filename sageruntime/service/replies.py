@@ -127,6 +127,8 @@ class Replies:
 
     def receive_future(self) -> None:
         """One more future has been begun and sent: receive for it."""
+        if self.closed:  # meanwhile, and nobody receives any more
+            self._fail_all(f"the client of service {self._service} was closed")
         self._submitted.put(None)
         if self._receiver is None:
             with self._starting:

@@ -71,7 +71,6 @@ class Library(Service):
     def open(self) -> None:
         self.pairs = threading.Barrier(2)
         self.waiting = 0
-        self.count = 0
 
     def greet(self, name: str, mark: str = "") -> str:
         return f"{self.greeting} {name}{mark}"
@@ -97,9 +96,8 @@ class Library(Service):
     def pid(self) -> int:
         return os.getpid()
 
-    def count_up(self) -> int:
-        self.count += 1
-        return self.count
+    def instance(self) -> int:
+        return self.ctx.index
 
     def meet(self) -> int:
         return self.pairs.wait(30)
@@ -239,18 +237,18 @@ def test_many_threads_share_a_client(on: str, serve: Any) -> None:
             assert squares == [(n * thread) ** 2 for n in range(calls)]
 
 
-@pytest.mark.parametrize("options", [{"worker_threads": 2}, {"instances": 2}], ids=str)
-def test_requests_are_answered_side_by_side(serve: Any, options: Any, on: str) -> None:
-    library = serve(on=on, **options).client()
-    if "instances" in options and on != "thread":
-        pids: set[int] = set()
-        while len(pids) < 2:  # whoever is idle answers
-            pids |= {future.result(60) for future in [library.pid.submit() for _ in range(20)]}
-        return
-    if "instances" in options:
-        return
+def test_requests_are_answered_side_by_side(on: str, serve: Any) -> None:
+    library = serve(on=on, worker_threads=2).client()
     one, two = library.meet.submit(), library.meet.submit()
     assert {one.result(60), two.result(60)} == {0, 1}
+
+
+def test_instances_share_the_requests(on: str, serve: Any) -> None:
+    library = serve(on=on, instances=2).client()
+    seen: set[int] = set()
+    while seen != {0, 1}:  # until both have started, and whoever is idle answers
+        calls = [library.instance.submit() for _ in range(20)]
+        seen |= {call.result(60) for call in calls}
 
 
 def test_coroutine_methods_run_side_by_side(on: str, serve: Any) -> None:
