@@ -384,6 +384,23 @@ def test_retries_are_counted_in_every_host(on: Any) -> None:
     assert (attempts.retries, attempts.processed) == (10, 5)
 
 
+class Hanging(BaseOperator):
+    def process(self, packet: Packet) -> Packet:
+        if packet.payload == 3:
+            time.sleep(600)
+        return packet
+
+
+@pytest.mark.parametrize("host", ["process", "ray"])
+def test_packets_that_take_too_long_are_counted(host: Any, ray_cluster: None) -> None:
+    options = TaskOptions(processing_timeout=0.3, batch_size=1)
+    pipeline = Pipeline("hanging", options=options).source(range(6))
+    pipeline.map(Hanging, name="hang", error_policy="skip", on=host)
+    hang = pipeline.sink().run().metrics.stages[1]
+    assert (hang.timeouts, hang.errors) == (1, 1)
+    assert hang.processed >= 5  # some may have been done twice
+
+
 def test_latency_from_the_source_is_that_of_the_whole_way() -> None:
     def slow(n: int) -> int:
         time.sleep(0.05)
