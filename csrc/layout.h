@@ -82,8 +82,8 @@ typedef struct sq_event {
 
 typedef struct sq_participant {
     _Atomic uint64_t identity;    /* start time << 22 | pid; 0: entry free */
-    _Atomic uint64_t put_intent;  /* positions about to be reserved, or reserved last */
-    _Atomic uint64_t take_intent; /* positions about to be claimed, or claimed last */
+    _Atomic uint64_t put_intent;  /* positions about to be reserved, or reserved, not committed */
+    _Atomic uint64_t take_intent; /* positions about to be claimed, or claimed, not released */
     uint64_t reserved[13];
 } sq_participant;
 static_assert(sizeof(sq_participant) == SQ_PAIR, "one participant per cache line pair");

@@ -223,8 +223,6 @@ void sq_queue_leave(sq_queue *queue) {
                                             memory_order_relaxed);
     bool locked = sq_segment_lock(&queue->segment) == SQ_OK;
     sq_recover(queue, 0);
-    atomic_store_explicit(&queue->self->put_intent, 0, memory_order_relaxed);
-    atomic_store_explicit(&queue->self->take_intent, 0, memory_order_relaxed);
     /* release: all that we did is visible to whoever takes the entry next */
     atomic_store_explicit(&queue->self->identity, 0, memory_order_release);
     queue->self = NULL;

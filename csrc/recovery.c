@@ -5,7 +5,7 @@
  * A position belongs to the dead when a cursor has passed it, its slot is not yet committed (or
  * released), and no living participant's intent covers it. The order of the looks matters: the
  * cursor, the slot, the intents, and then a CAS of the slot. An intent is published before its
- * cursor moves (or its slot is claimed again) and replaced after its slots are settled, so a
+ * cursor moves (or its slot is claimed again) and withdrawn after its slots are settled, so a
  * living owner is seen in its intent or has changed the slot, and then the CAS fails. */
 #include "process.h"
 #include "ring_words.h"
@@ -18,7 +18,7 @@ static sq_participant *entry_of(const sq_queue *queue, uint32_t index) {
 bool sq_is_intended(const sq_queue *queue, uint64_t position, bool taking) {
     for (uint32_t index = 0; index < queue->segment.participants; index++) {
         sq_participant *entry = entry_of(queue, index);
-        /* acquire: an intent replaced means its slots were settled before */
+        /* acquire: an intent withdrawn means its slots were settled before */
         uint64_t intent = atomic_load_explicit(taking ? &entry->take_intent : &entry->put_intent,
                                                memory_order_acquire);
         if (sq_intent_covers(intent, position) &&
@@ -33,7 +33,7 @@ static bool covered_by_the_living(const sq_queue *queue, uint32_t dead, uint64_t
                                   bool taking) {
     for (uint32_t index = 0; index < queue->segment.participants; index++) {
         sq_participant *entry = entry_of(queue, index);
-        /* acquire: an intent replaced means its slots were settled before */
+        /* acquire: an intent withdrawn means its slots were settled before */
         uint64_t intent = atomic_load_explicit(taking ? &entry->take_intent : &entry->put_intent,
                                                memory_order_acquire);
         if (index != dead && intent != 0 && sq_intent_covers(intent, position) &&
@@ -102,7 +102,7 @@ static bool bury_reservations(sq_queue *queue, uint32_t dead) {
         if (covered_by_the_living(queue, dead, position, false)) {
             settled = false;
         } else if (sequence == atomic_load_explicit(word, memory_order_acquire)) {
-            /* a living one that replaced its intent meanwhile had committed before */
+            /* a living one that withdrew its intent meanwhile had committed before */
             bury(queue, position, sequence);
         }
     }

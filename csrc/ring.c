@@ -7,8 +7,7 @@
  *   many consumers: claim by CAS of the head, read, release each slot by its sequence word
  *
  * Between a CAS and its commit or release, the participant's intent says what is in flight; it is
- * published before the CAS, so whoever finds such a slot knows whose it is. It stays until the next
- * one: that its positions are settled is seen by their slots.
+ * published before the CAS and withdrawn after, so whoever finds such a slot knows whose it is.
  */
 #include "ring_words.h"
 #include "wait.h"
@@ -19,15 +18,16 @@
 
 static void publish(_Atomic uint64_t *intent, uint64_t value) {
     if (SQ_RECOVERY) {
-        /* release: who no longer sees the former intent sees its slots settled. The CAS that
-         * follows releases this one: who sees its effect sees the intent. */
-        atomic_store_explicit(intent, value, memory_order_release);
+        /* relaxed: the CAS that follows releases it, so who sees its effect sees the intent */
+        atomic_store_explicit(intent, value, memory_order_relaxed);
     }
 }
 
-/* A CAS that failed: the intent would shield a position that another one got and died on. */
 static void withdraw(_Atomic uint64_t *intent) {
-    publish(intent, 0);
+    if (SQ_RECOVERY) {
+        /* release: who sees the intent withdrawn sees the slots settled */
+        atomic_store_explicit(intent, 0, memory_order_release);
+    }
 }
 
 /* Put on a chunk's record which message it is. */
@@ -225,7 +225,8 @@ sq_status sq_put(sq_queue *queue, const sq_item *items, uint32_t n, uint32_t *ac
                                                     memory_order_seq_cst, memory_order_relaxed)) {
             break;
         }
-        withdraw(&queue->self->put_intent);
+        /* a stale intent would shield a position that another one reserved and died on */
+        publish(&queue->self->put_intent, 0);
     }
     if (!queue->single_producer) {
         write_committed(queue, tail, items, room - 1);
@@ -234,6 +235,7 @@ sq_status sq_put(sq_queue *queue, const sq_item *items, uint32_t n, uint32_t *ac
         atomic_exchange_explicit(&sq_segment_slot(&queue->segment, tail + room - 1)->sequence,
                                  sq_sequence(queue, tail + room - 1, SQ_COMMITTED),
                                  memory_order_seq_cst);
+        withdraw(&queue->self->put_intent);
     }
     *accepted = room;
     notify_committed(queue, tail, room);
@@ -414,12 +416,13 @@ static sq_status take_as_one_of_many(sq_queue *queue, void *taken, uint32_t n, u
                                                     memory_order_acq_rel, memory_order_relaxed)) {
             break;
         }
-        withdraw(&queue->self->take_intent);
+        publish(&queue->self->take_intent, 0);
     }
     sq_status status = overrun(queue, head)
                            ? SQ_CORRUPT
                            : read_claimed(queue, head, claimed, taken, count, copies);
     release_slots(queue, head, claimed);
+    withdraw(&queue->self->take_intent);
     notify_released(queue, head, claimed);
     return status;
 }
@@ -542,6 +545,7 @@ SQ_SELDOM static sq_status take_returned(sq_queue *queue, sq_taken *taken, uint3
             slot->deliveries = once_more(slot->deliveries);
             status = read_slot(queue, message.position, taken, copies);
             release_slots(queue, message.position, 1);
+            withdraw(&queue->self->take_intent);
             notify_released(queue, message.position, 1);
         } else {
             taken->deliveries = once_more(sq_chunk_at(queue, message.chunk)->deliveries);
@@ -576,7 +580,7 @@ static bool slot_is_stuck(const sq_queue *queue, uint64_t position, bool taking)
                              sequence == sq_sequence(queue, position, SQ_REDELIVER)
                        : sequence == sq_sequence(queue, position, SQ_COMMITTED) ||
                              sequence == sq_sequence(queue, position, SQ_TOMBSTONE);
-    /* an intent is replaced after the slot was settled: then the word has changed */
+    /* an intent is withdrawn after the slot was settled: then the word has changed */
     return !settled && !sq_is_intended(queue, position, taking) &&
            sequence == atomic_load_explicit(word, memory_order_acquire);
 }

@@ -366,7 +366,7 @@ proctype Producer(byte me; byte first; byte n) {
             atomic { slot(t).other_half = message; slot(t).deliveries = 0 };
 #endif
             atomic { slot(t).sequence = sequence(t, COMMITTED); committed[message] = true };
-            atomic { message++; reserved = false; t = 0; chunk = 0 }
+            atomic { put_intent[me] = 0; message++; reserved = false; t = 0; chunk = 0 }
         :: else -> break
         od;
         ended[me] = true
@@ -386,7 +386,7 @@ inline read_and_release() {
     chunks[leased].place = at + 1;
     atomic { chunks[leased].holder = me + 1; chunks[leased].state = LEASED };
     slot(at).sequence = sequence(at + CAPACITY, EMPTY);
-    atomic { at = 0; got = true }
+    atomic { take_intent[me] = 0; at = 0; got = true }
 #else
     message = slot(at).half;
     atomic {
@@ -405,7 +405,7 @@ inline read_and_release() {
     chunks[copy].place = at + 1;
     chunks[copy].state = LEASED;
 #endif
-    atomic { leased = copy; at = 0; got = true }
+    atomic { take_intent[me] = 0; leased = copy; at = 0; got = true }
 #else
     /* handed over: whoever dies from here on had got it */
     atomic {
@@ -414,7 +414,7 @@ inline read_and_release() {
         acknowledged[message] = true;
         message = 0; flagged = false
     };
-    atomic { at = 0; got = true }
+    atomic { take_intent[me] = 0; at = 0; got = true }
 #endif
 #endif
 }
@@ -517,7 +517,8 @@ inline take() {
         };
         if
         :: won && slot(at).sequence == sequence(at, TOMBSTONE) ->
-            atomic { slot(at).sequence = sequence(at + CAPACITY, EMPTY); won = false; at = 0 }
+            atomic { slot(at).sequence = sequence(at + CAPACITY, EMPTY); won = false };
+            atomic { take_intent[me] = 0; at = 0 }
         :: won && slot(at).sequence != sequence(at, TOMBSTONE) ->
             won = false;
             read_and_release()
