@@ -245,7 +245,7 @@ class RayQueue(Generic[T]):
             "max_concurrency": 10_000,
             # it lives as long as its creator's node, and not as long as some other
             "scheduling_strategy": ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
-                ray.get_runtime_context().get_node_id(), soft=True
+                ray.get_runtime_context().get_node_id(), soft=False
             ),
         }
         if name is not None:

@@ -144,6 +144,11 @@ class BaseTask(Lifecycle):
         self._restored: tuple[bytes | None, bool] | None = None
         self._beginning: tuple[bytes | None, bool] = (None, False)
         if self.runs_here:
+            self.errors = ErrorHandler(
+                self.ctx, self.options.error_policy, self.options.retry, self.metrics,
+                self.dead_letters, lambda seconds: self._worker.wait(seconds),
+                None if self._plugins is None else self._plugins.on_error,
+            )  # fmt: skip
             try:
                 self._prepare()
             except Exception as error:
@@ -482,11 +487,6 @@ class BaseTask(Lifecycle):
 
     def _make_worker(self, operator: BaseOperator) -> Worker:
         options = self.options
-        self.errors = ErrorHandler(
-            self.ctx, options.error_policy, options.retry, self.metrics, self.dead_letters,
-            lambda seconds: self._worker.wait(seconds),
-            None if self._plugins is None else self._plugins.on_error,
-        )  # fmt: skip
         if options.processing_timeout is not None and self._watchdog is None:
             self._watchdog = Watchdog(options.processing_timeout, self._on_overdue, self.name)
         calls = calls_of(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from queue import Empty, Queue
 from typing import Any
@@ -114,6 +115,7 @@ class RayTask(RemoteTask):
             ))  # fmt: skip
         except RayActorError as error:
             self._lost = True
+            ray.kill(actor)  # it may only be out of reach, and is not to come back
             self._on_host_lost(TaskLost(f"the actor of {self.name} died without a report: {error}"))
         except Exception as error:  # whatever it is, the job has to learn of it
             self.fail(error)
@@ -171,7 +173,9 @@ def connect() -> bool:
     """
     if ray.is_initialized():
         return False
-    ray.init(include_dashboard=False, logging_level=logging.WARNING)
+    # not just any cluster of this machine that Ray has heard of
+    address = os.environ.get("RAY_ADDRESS", "local")
+    ray.init(address, include_dashboard=False, logging_level=logging.WARNING)
     return True
 
 

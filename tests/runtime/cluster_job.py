@@ -24,8 +24,7 @@ class Where(BaseOperator):
         return packet.derive((packet.payload, self.node))
 
 
-def main() -> None:
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+def work(cluster: Cluster) -> None:
     workers = [cluster.add_node(num_cpus=1, resources={"worker": 1}) for _ in range(2)]
     cluster.wait_for_nodes()
     ray.init(address=cluster.address, log_to_driver=False)
@@ -46,9 +45,16 @@ def main() -> None:
     assert {payload for payload, _ in result.sink_result} == set(range(PACKETS))
     by_node = Counter(node for _, node in result.sink_result)
     assert len(by_node) == 3, by_node
-    print("all three nodes took part, and nothing is missing")
-    ray.shutdown()
-    cluster.shutdown()
+    print("all three nodes took part, and nothing is missing", flush=True)
+
+
+def main() -> None:
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    try:
+        work(cluster)
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
 
 
 if __name__ == "__main__":
