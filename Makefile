@@ -63,6 +63,7 @@ matrix:
 bench: install
 	$(BIN)/pip install --quiet --editable '.[bench]'
 	$(BIN)/python -m bench
+	$(BIN)/python -m bench.runtime
 
 # Ten thousand processes killed at random.
 soak: install
