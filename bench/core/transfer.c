@@ -52,8 +52,11 @@ static void consume(sq_queue *queue, uint32_t batch, uint64_t messages) {
     void *taken = malloc(batch * sq_taken_stride(queue));
     while (messages > 0) {
         uint32_t count;
-        if (sq_take(queue, taken, batch, &count) == SQ_EMPTY) {
+        sq_status status = sq_take(queue, taken, batch, &count);
+        if (status == SQ_EMPTY) {
             sq_await_message(queue, 1000000000);
+        } else if (status != SQ_OK) {
+            exit(2);
         }
         for (uint32_t i = 0; i < count; i++) {
             sq_taken *one = (sq_taken *)((char *)taken + i * sq_taken_stride(queue));
@@ -75,6 +78,10 @@ static void produce_in_another_process(sq_queue *queue, uint32_t batch, uint32_t
             _exit(2);
         }
         produce(queue, batch, bytes, messages);
+        /* without recovery, chunks do not know that they are queued: leaving would free them */
+        while (sq_size(queue) > 0) {
+            usleep(1000);
+        }
         sq_queue_leave(queue);
         _exit(0);
     }
