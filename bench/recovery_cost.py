@@ -2,26 +2,34 @@
 
     python -m bench.recovery_cost [--rounds N]
 
-Both builds of ``bench/core/transfer.c`` run in turn: put and taken by one process, in its own time,
-which shows what the work itself costs; and from one process to another, each pinned to a core, where
-the way the two fall into step makes the figures scatter. The table gives the medians, their
-quartiles, and the share of throughput that recovery costs.
+Both builds run in turn: put and taken by one process, in its own time, which shows what the work
+itself costs; and from one process to another, each pinned to a core, where the way the two fall
+into step makes the figures scatter. First Python's ``put`` and ``get`` (``bench/core/put_get.py``),
+which is what users have; then the bare core (``bench/core/transfer.c``), where a message costs
+25 ns and less. The tables give the medians, their quartiles, and the share of throughput that
+recovery costs.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
+import os
+import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parent.parent
 MODES = {"mpmc": 0, "spsc": 3}
 CASES = [(1, 64, 4_000_000), (64, 64, 8_000_000), (1, 1024, 1_500_000)]
+
+
+PYTHON_CASES = [(1, 64, 600_000), (1, 1024, 400_000), (2, 64, 1_000_000), (2, 1024, 400_000)]
 
 
 class Case(NamedTuple):
@@ -46,11 +54,46 @@ def build(folder: Path, recovery: int) -> Path:
     return program
 
 
+def build_package(folder: Path, recovery: int) -> Path:
+    """The Python package, with or without recovery; the folder to be on its path."""
+    sources, installed = folder / f"sources-{recovery}", folder / f"installed-{recovery}"
+    left_out = shutil.ignore_patterns(".git", ".venv*", "build", "*.so", "__pycache__")
+    shutil.copytree(ROOT, sources, ignore=left_out)
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
+    subprocess.run(
+        [*pip, "--target", str(installed), str(sources)],
+        env={**os.environ, "CFLAGS": f"-DSQ_RECOVERY={recovery}"}, check=True,
+    )  # fmt: skip
+    return installed
+
+
 def rate(program: Path, case: Case) -> float:
-    """Messages a second of one run."""
+    """Messages a second of one run of the core."""
     numbers = (case.processes, MODES[case.mode], case.batch, case.size, case.messages)
-    command = [str(program), *map(str, numbers)]
-    return float(subprocess.run(command, check=True, capture_output=True, timeout=300).stdout)
+    return _rate([str(program), *map(str, numbers)])
+
+
+def rate_of_python(installed: Path, case: tuple[int, int, int]) -> float:
+    """Messages a second of one run of the package."""
+    command = [sys.executable, str(ROOT / "bench/core/put_get.py"), *map(str, case)]
+    return _rate(command, PYTHONPATH=str(installed))
+
+
+def _rate(command: list[str], **environment: str) -> float:
+    run = subprocess.run(
+        command, env={**os.environ, **environment}, check=True, capture_output=True, timeout=300
+    )
+    return float(run.stdout)
+
+
+def compare(rounds: int, rate_of: Callable[[int], float]) -> str:
+    """The last columns of a line: the rate without and with recovery, and what that costs."""
+    rates: list[list[float]] = [[], []]
+    for turn in range(rounds):
+        for recovery in (turn % 2, 1 - turn % 2):
+            rates[recovery].append(rate_of(recovery))
+    without, with_it = map(statistics.median, rates)
+    return f"{spread(rates[0])} | {spread(rates[1])} | {1 - with_it / without:+.1%} |"
 
 
 def spread(rates: list[float]) -> str:
@@ -64,22 +107,21 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.recovery_cost")
     parser.add_argument("--rounds", type=int, default=15)
     rounds = parser.parse_args().rounds
-    print("| processes | mode | messages a call | bytes | without, M/s | with, M/s | cost |")
-    print("|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
+        packages = [build_package(Path(folder), recovery) for recovery in (0, 1)]
+        print("| processes | bytes | without, M/s | with, M/s | cost |\n|---|---|---|---|---|")
+        for python_case in PYTHON_CASES:
+            ends = compare(
+                rounds, lambda recovery, case=python_case: rate_of_python(packages[recovery], case)
+            )
+            print(f"| {python_case[0]} | {python_case[1]} | {ends}", flush=True)
         programs = [build(Path(folder), recovery) for recovery in (0, 1)]
+        print("\n| processes | mode | messages a call | bytes | without, M/s | with, M/s | cost |")
+        print("|---|---|---|---|---|---|---|")
         for processes, mode, numbers in itertools.product((1, 2), MODES, CASES):
             case = Case(processes, mode, *numbers)
-            rates: list[list[float]] = [[], []]
-            for turn in range(rounds):
-                for build_number in (turn % 2, 1 - turn % 2):
-                    rates[build_number].append(rate(programs[build_number], case))
-            without, with_it = map(statistics.median, rates)
-            print(
-                f"| {processes} | {mode} | {case.batch} | {case.size} | {spread(rates[0])} | "
-                f"{spread(rates[1])} | {1 - with_it / without:+.1%} |",
-                flush=True,
-            )
+            ends = compare(rounds, lambda recovery, case=case: rate(programs[recovery], case))
+            print(f"| {processes} | {mode} | {case.batch} | {case.size} | {ends}", flush=True)
     return 0
 
 
