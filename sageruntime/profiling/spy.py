@@ -14,7 +14,7 @@ import tempfile
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -25,7 +25,8 @@ _SAMPLES_PER_SECOND = 200
 _STARTED = "Sampling process"
 _STOP_SECONDS = 10.0
 _PR_SET_PTRACER = 0x59616D61
-_THREAD = re.compile(r"thread \(\w+\): (.*)")
+_THREAD = re.compile(r"thread \((\w+)\)(?:: (.*))?")
+_NAMES_SECONDS = 0.05
 _FRAME = re.compile(r"(.*) \((.*)\)")
 
 
@@ -57,6 +58,10 @@ class Spy:
                 start_new_session=True,
             )  # fmt: skip
         _let_look(self._process.pid)
+        # py-spy reads the names of threads from this process's memory, and misses some now and then
+        self._names: dict[int, str] = {}
+        self._over = threading.Event()
+        threading.Thread(target=self._note_names, name="spy-names", daemon=True).start()
         self._await_start()
         self._started_at = time.monotonic()
         self._profiles: dict[str, StackProfile] | None = None
@@ -71,6 +76,10 @@ class Spy:
             for thread, profile in self._profiles.items()
             if of_the_task.fullmatch(thread)
         )
+
+    def _note_names(self) -> None:
+        while not self._over.wait(_NAMES_SECONDS):
+            self._names |= {thread.native_id or 0: thread.name for thread in threading.enumerate()}
 
     def _await_start(self) -> None:
         assert self._process.stdout is not None
@@ -90,6 +99,7 @@ class Spy:
 
     def _stop(self) -> dict[str, StackProfile]:
         seconds = time.monotonic() - self._started_at
+        self._over.set()
         self._process.send_signal(signal.SIGINT)
         try:
             self._process.wait(_STOP_SECONDS)
@@ -97,7 +107,7 @@ class Spy:
             self._process.kill()
             _logger.error("py-spy does not end; what it saw of process %d is lost", os.getpid())
         try:
-            return _by_thread(self._file.read_text("utf-8"), seconds)
+            return _by_thread(self._file.read_text("utf-8"), seconds, self._names)
         finally:
             self._file.unlink()
 
@@ -117,15 +127,16 @@ def _let_look(pid: int) -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PTRACER, ctypes.c_ulong(pid), 0, 0, 0)
 
 
-def _by_thread(raw: str, duration: float) -> dict[str, StackProfile]:
+def _by_thread(raw: str, duration: float, names: Mapping[int, str]) -> dict[str, StackProfile]:
     """The stacks of py-spy's raw format, ``thread;frame;frame samples``, without how they begin."""
     threads: defaultdict[str, Counter[Stack]] = defaultdict(Counter)
     for line in raw.splitlines():
         stack, _, samples = line.rpartition(" ")
         thread, *frames = stack.split(";")
-        name = _THREAD.fullmatch(thread)
-        if name is not None and frames:
-            threads[name[1]][tuple(map(_frame, frames))] += int(samples)
+        told = _THREAD.fullmatch(thread)
+        name = told and (told[2] or names.get(int(told[1], 0)))
+        if name and frames:
+            threads[name][tuple(map(_frame, frames))] += int(samples)
     # some thread has been there all the time; on a busy machine samples are taken less often
     most = max((sum(stacks.values()) for stacks in threads.values()), default=1)
     return {

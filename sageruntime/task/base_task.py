@@ -28,7 +28,7 @@ from sageruntime.task.lifecycle import Lifecycle
 from sageruntime.task.mailbox_worker import MailboxWorker
 from sageruntime.task.options import TaskOptions, task_options
 from sageruntime.task.source_worker import SourceWorker
-from sageruntime.task.state import TaskState
+from sageruntime.task.state import NEXT_STATES, TaskState
 from sageruntime.task.status import TaskReport, TaskStatus
 from sageruntime.task.supervisor import Supervisor
 from sageruntime.task.watchdog import Watchdog
@@ -388,11 +388,15 @@ class BaseTask(Lifecycle):
 
     def fail(self, error: BaseException) -> None:
         """End the task with an error, unless it has ended."""
-        if self._advance(TaskState.FAILED, error=error):
+        with self._changed:
+            if TaskState.FAILED not in NEXT_STATES[self._state]:
+                return
+            # before anybody sees the state: who waits for the end may look into the log then
             if isinstance(error, PacketError) and error.is_consequence:
                 self.logger.warning("%s failed: %s", self.name, error)
             else:
                 self.logger.error("%s failed: %s", self.name, error, exc_info=error)
+            self._advance(TaskState.FAILED, error=error)
 
     # What the worker tells: see WorkerEvents.
 

@@ -352,7 +352,9 @@ def test_a_job_is_measured(on: Any) -> None:
         assert task.queue_depth == 0
         assert task.mean_packets_per_second == pytest.approx(task.processed / task.seconds)
         assert task.cpu_seconds > 0
-        assert 0 < task.time_spent.total < 1.2 * task.seconds
+        # a source is read by one thread and flushed by another
+        routing = 2 if task in read.tasks else 1
+        assert 0 < task.time_spent.total < 1.2 * task.seconds * routing
         assert sum(thread.processed for thread in task.threads) == task.processed
         assert sum(thread.cpu_seconds for thread in task.threads) == pytest.approx(task.cpu_seconds)
     assert [len(task.threads) for task in pick.tasks] == [3, 3]

@@ -111,8 +111,11 @@ def test_threads_are_sampled_side_by_side() -> None:
     of_one, of_other = spy.profile_of("task-1"), spy.profile_of("task-10")
     assert spy.profile_of("task").seconds == {}
     page = Page(flame_graph("work", StackProfile.merged([of_one, of_other])))
+    # A busy machine costs samples, of one thing as of another: shares are what is right.
+    seen = sum(page.seconds[thread.name] for thread in threads)
+    spent = sum(took[thread.name] for thread in threads)
     for name, seconds in took.items():
-        assert page.seconds[name] == pytest.approx(seconds, rel=0.25)
+        assert page.seconds[name] / seen == pytest.approx(seconds / spent, abs=0.15)
     assert {stack[0].function for stack in of_one.seconds} == {"task-1", "task-1_0"}
     outermost = {stack[1].function for stack in of_one.seconds}
     assert "burn" in outermost  # and not how the thread was started
