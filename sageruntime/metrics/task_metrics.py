@@ -75,8 +75,9 @@ class TaskMetrics:
         """
         # its lanes are there side by side, while it waits for them
         routing = self.flushing + (routing - self.flushing) / (len(self.lanes) or 1)
-        rest = self.seconds - self.waiting - self.decoding - routing
-        return TimeSpent(self.waiting, self.decoding, max(0.0, rest), routing)
+        working = max(0.0, self.seconds - self.waiting - self.decoding)
+        routing = min(routing, working)  # a source is flushed by another thread, too
+        return TimeSpent(self.waiting, self.decoding, working - routing, routing)
 
     @contextmanager
     def running(self) -> Iterator[None]:

@@ -133,17 +133,17 @@ def spin(seconds: float) -> None:
 def test_a_meter_measures_rates_cpu_and_memory() -> None:
     metrics = TaskMetrics()
     meter = Meter(TaskContext("t", stage="s"), "thread", metrics, interval=0.05)
-    before = meter.measure("created", 0, 0, 0.25)
+    before = meter.measure("created", 0, 0, 0.05)
     assert (before.seconds, before.packets_per_second, before.cpu_percent) == (0.0, 0.0, 0.0)
     with metrics.running():
         begun = time.monotonic()
         now = time.time_ns()
         metrics.batch_done(1000, 10, now - 2_000_000, now - 5_000_000)
         spin(0.1)
-        snapshot = meter.measure("running", 980, 3, 0.25)
+        snapshot = meter.measure("running", 980, 3, 0.05)
         seconds = time.monotonic() - begun
         metrics.processed += 100
-        assert meter.measure("running", 980, 3, 0.25).packets_per_second == (
+        assert meter.measure("running", 980, 3, 0.05).packets_per_second == (
             snapshot.packets_per_second  # the interval is not over
         )
     assert (snapshot.task, snapshot.stage, snapshot.host) == ("t", "s", "thread")
@@ -154,13 +154,13 @@ def test_a_meter_measures_rates_cpu_and_memory() -> None:
     assert snapshot.cpu_percent == pytest.approx(100 * snapshot.cpu_seconds / seconds, rel=0.05)
     assert snapshot.latency.count == 1000
     assert 0.002 <= (snapshot.latency.p50 or 0) < 0.005 <= (snapshot.end_to_end.p99 or 0)
-    assert snapshot.time_spent.routing == 0.25
+    assert snapshot.time_spent.routing == 0.05
     assert [thread.processed for thread in snapshot.threads] == [990]
     assert snapshot.process is not None
     assert snapshot.process.cpu_percent >= snapshot.cpu_percent
     assert snapshot.process.rss > 1 << 20
-    ended = meter.measure("stopped", 980, 0, 0.25)
-    assert ended.seconds == meter.measure("stopped", 980, 0, 0.25).seconds
+    ended = meter.measure("stopped", 980, 0, 0.05)
+    assert ended.seconds == meter.measure("stopped", 980, 0, 0.05).seconds
 
 
 def test_cpu_time_of_a_thread_that_has_ended_is_kept() -> None:
@@ -352,9 +352,7 @@ def test_a_job_is_measured(on: Any) -> None:
         assert task.queue_depth == 0
         assert task.mean_packets_per_second == pytest.approx(task.processed / task.seconds)
         assert task.cpu_seconds > 0
-        # a source is read by one thread and flushed by another
-        routing = 2 if task in read.tasks else 1
-        assert 0 < task.time_spent.total < 1.2 * task.seconds * routing
+        assert task.time_spent.total == pytest.approx(task.seconds)
         assert sum(thread.processed for thread in task.threads) == task.processed
         assert sum(thread.cpu_seconds for thread in task.threads) == pytest.approx(task.cpu_seconds)
     assert [len(task.threads) for task in pick.tasks] == [3, 3]
