@@ -14,6 +14,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property
 from itertools import count, islice
 from types import TracebackType
 from typing import Any, Generic, TypeVar
@@ -52,8 +53,6 @@ class Broker:
         self.unfinished = 0
         self.is_shutdown = False
         self.handed_out: dict[str, tuple[int, list[bytes]]] = {}
-        self.kept: deque[bytes] = deque()
-        self.keepers: set[str] = set()
         self.replaced: set[str] = set()
         self.claims: dict[int, tuple[str, bytes, int]] = {}
         self.claimants: set[str] = set()
@@ -85,46 +84,27 @@ class Broker:
             return len(accepted), False
 
     async def get_many(
-        self, receiver: str, request: int, most: int, seconds: float, keep: bool
+        self, receiver: str, request: int, most: int, seconds: float
     ) -> tuple[list[bytes], bool]:
         """A batch, and whether the queue is shut down and drained."""
         async with self.changed:
             last, batch = self.handed_out.get(receiver, (-1, []))
             if last == request:
                 return batch, False
-            if keep:
-                self.keepers.add(receiver)
-            if not await self._wait_until(
-                lambda: self.is_shutdown or bool(self.items) or receiver in self.replaced, seconds
-            ):
+            if not await self._wait_until(lambda: self.is_shutdown or bool(self.items), seconds):
                 return [], False
-            if receiver in self.replaced:
-                return [], True
             batch = [self.items.popleft() for _ in range(min(most, len(self.items)))]
             if batch:
                 self.handed_out[receiver] = (request, batch)
-                if keep:
-                    self.kept.extend(batch)
                 self.changed.notify_all()
             return batch, not batch and self.is_shutdown
 
-    async def acknowledge(self, count: int) -> None:
-        for _ in range(min(count, len(self.kept))):
-            self.kept.popleft()
+    async def claim_many(
+        self, claimant: str, most: int, seconds: float
+    ) -> tuple[list[tuple[int, bytes, int]], bool]:
+        """Claims, and whether the queue is shut down and drained.
 
-    async def give_back(self) -> None:
-        async with self.changed:
-            # a call that the dead had under way must not take anything any more
-            self.replaced |= self.keepers
-            self.keepers.clear()
-            self.items.extendleft(reversed(self.kept))
-            self.kept.clear()
-            self.changed.notify_all()
-
-    async def claim(self, claimant: str, seconds: float) -> tuple[int, bytes, int] | bool:
-        """The claim's number, its item and how often that was claimed before.
-
-        Otherwise whether the queue is shut down and drained.
+        A claim is its number, its item and how often that was claimed before.
         """
         async with self.changed:
             self.claimants.add(claimant)
@@ -136,15 +116,20 @@ class Broker:
                 ),
                 seconds,
             ):
-                return False
-            if claimant in self.replaced or not (self.items or self.returned):
-                return True
-            returned = self.returned
-            item, deliveries = returned.popleft() if returned else (self.items.popleft(), 0)
-            number = next(self.claim_numbers)
-            self.claims[number] = claimant, item, deliveries
-            self.changed.notify_all()
-            return number, item, deliveries
+                return [], False
+            claims: list[tuple[int, bytes, int]] = []
+            while claimant not in self.replaced and len(claims) < most:
+                if self.returned:
+                    item, deliveries = self.returned.popleft()
+                elif self.items:
+                    item, deliveries = self.items.popleft(), 0
+                else:
+                    break
+                claims.append((next(self.claim_numbers), item, deliveries))
+                self.claims[claims[-1][0]] = claimant, item, deliveries
+            if claims:
+                self.changed.notify_all()
+            return claims, not claims
 
     async def release(self, number: int) -> None:
         """The claimed item is dealt with."""
@@ -198,7 +183,7 @@ class _Receiver(threading.local):
         self.name = secrets.token_hex(8)
         self.request = 0
         self.received: deque[bytes] = deque()
-        self.kept = 0
+        self.claimed: deque[RayLease[Any]] = deque()
 
 
 class RayLease(Generic[T]):
@@ -214,7 +199,7 @@ class RayLease(Generic[T]):
         self._number = number
         self._data = data
 
-    @property
+    @cached_property
     def item(self) -> T:
         """The item; DecodeError when it cannot be unpickled."""
         return self._queue._decode(self._data)
@@ -302,22 +287,13 @@ class RayQueue(Generic[T]):
         return self.get(block=False)
 
     def get_many(
-        self,
-        max_items: int | None = None,
-        block: bool = True,
-        timeout: float | None = None,
-        keep: bool = False,
+        self, max_items: int | None = None, block: bool = True, timeout: float | None = None
     ) -> list[T]:
-        """Take what is there, waiting for the first; see :class:`sagequeue.protocol.Queue`.
-
-        With ``keep`` the broker remembers the items until :meth:`acknowledge`. It is for a queue
-        with one receiver.
-        """
-        if max_items is not None and max_items < 1:
-            raise InvalidOption(f"max_items must be at least 1 or None, not {max_items!r}")
+        """Take what is there, waiting for the first; see :class:`sagequeue.protocol.Queue`."""
+        _check_most(max_items)
         deadline = deadline_of(block, timeout)
         if not self._own.received:
-            self._receive(min(max_items or BATCH, BATCH), deadline, keep)
+            self._receive(min(max_items or BATCH, BATCH), deadline)
         items: list[T] = []
         while self._own.received and len(items) < (max_items or BATCH):
             try:
@@ -326,26 +302,9 @@ class RayQueue(Generic[T]):
                 if items:
                     break  # its error comes in its place: with the next call
                 self._own.received.popleft()
-                self._own.kept += keep
                 raise
             self._own.received.popleft()
-        self._own.kept += len(items) if keep else 0
         return items
-
-    def acknowledge(self, count: int | None = None) -> None:
-        """What this thread has taken with ``keep`` is dealt with, or the first ``count`` of it."""
-        if count is None or count > self._own.kept:
-            count = self._own.kept
-        if count:
-            self._ask("acknowledge", count)
-            self._own.kept -= count
-
-    def give_back(self) -> None:
-        """Put what was taken with ``keep`` and not acknowledged before everything else.
-
-        For when its receiver has died.
-        """
-        self._ask("give_back")
 
     def claim(self, claimant: str, block: bool = True, timeout: float | None = None) -> RayLease[T]:
         """Lease the oldest item: it stays with the broker until it is released.
@@ -354,16 +313,33 @@ class RayQueue(Generic[T]):
             claimant: who claims, for :meth:`give_back_claims`.
             block, timeout: as of :meth:`get`, which also says what is raised.
         """
-        deadline = deadline_of(block, timeout)
-        while True:
-            left = _left(deadline)
-            claim = self._ask("claim", claimant, min(left, PATIENCE))
-            if claim is True:
-                raise ShutDown(f"queue {self.name!r} was shut down and nothing is left to get")
-            if claim:
-                return RayLease(self, *claim)
-            if left == 0:
-                raise Empty(f"queue {self.name!r} is empty")
+        self._await_claims(claimant, 1, deadline_of(block, timeout))
+        return self._own.claimed.popleft()
+
+    def claim_many(
+        self,
+        claimant: str,
+        max_items: int | None = None,
+        block: bool = True,
+        timeout: float | None = None,
+    ) -> list[RayLease[T]]:
+        """Lease what is there, waiting for the first; see :meth:`claim` and :meth:`get_many`."""
+        _check_most(max_items)
+        most = min(max_items or BATCH, BATCH)
+        self._await_claims(claimant, most, deadline_of(block, timeout))
+        leases: list[RayLease[T]] = []
+        while self._own.claimed and len(leases) < most:
+            lease = self._own.claimed[0]
+            try:
+                _ = lease.item
+            except DecodeError:
+                if leases:
+                    break  # its error comes in its place: with the next call
+                self._own.claimed.popleft()
+                lease.release()
+                raise
+            leases.append(self._own.claimed.popleft())
+        return leases
 
     def give_back_claims(self, of: str) -> None:
         """Let others have what claimants whose names begin with ``of`` have not released.
@@ -372,11 +348,21 @@ class RayQueue(Generic[T]):
         """
         self._ask("give_back_claims", of)
 
-    def _receive(self, most: int, deadline: float | None, keep: bool) -> None:
+    def _await_claims(self, claimant: str, most: int, deadline: float | None) -> None:
+        while not self._own.claimed:
+            left = _left(deadline)
+            claims, drained = self._ask("claim_many", claimant, most, min(left, PATIENCE))
+            self._own.claimed.extend(RayLease(self, *claim) for claim in claims)
+            if drained:
+                raise ShutDown(f"queue {self.name!r} was shut down and nothing is left to get")
+            if not claims and left == 0:
+                raise Empty(f"queue {self.name!r} is empty")
+
+    def _receive(self, most: int, deadline: float | None) -> None:
         while True:
             left = _left(deadline)
             batch, drained = self._ask(
-                "get_many", self._own.name, self._own.request, most, min(left, PATIENCE), keep
+                "get_many", self._own.name, self._own.request, most, min(left, PATIENCE)
             )
             if batch:
                 self._own.request += 1
@@ -503,6 +489,11 @@ def _initialised_ray() -> Any:
             "backend 'ray' needs a running cluster: call ray.init() before create_queue()"
         )
     return ray
+
+
+def _check_most(max_items: int | None) -> None:
+    if max_items is not None and max_items < 1:
+        raise InvalidOption(f"max_items must be at least 1 or None, not {max_items!r}")
 
 
 def _left(deadline: float | None) -> float:

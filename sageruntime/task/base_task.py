@@ -474,7 +474,7 @@ class BaseTask(Lifecycle):
         operator.inject_router(self.router)
         if self._inbox is None and not isinstance(operator, SourceOperator):
             keep = self.ctx.upstreams == 0 if self.coordinated else self._is_restartable()
-            self._inbox = inbox_of(self.input_buffer, keep)
+            self._inbox = inbox_of(self.input_buffer, self.name, keep)
         elif self._inbox is not None:
             self._inbox.rewind()
         with self._changed:

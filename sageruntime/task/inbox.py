@@ -7,6 +7,7 @@ new process gets what its predecessor had claimed from the queue.
 
 from __future__ import annotations
 
+import secrets
 from abc import ABC, abstractmethod
 from collections import deque
 from typing import TYPE_CHECKING, Any, cast
@@ -140,9 +141,12 @@ class ClaimingInbox(Inbox):
         if self._again:
             messages, self._again = self._again, []
             return messages
-        leases = self.queue.claim_many(_TAKE, block=block)
+        leases = self._claim(block)
         self._leases += leases
         return [lease.item for lease in leases]
+
+    def _claim(self, block: bool) -> list[Any]:
+        return self.queue.claim_many(_TAKE, block=block)
 
     def done(self) -> None:
         """See :class:`Inbox`."""
@@ -183,41 +187,26 @@ class ClaimingInbox(Inbox):
         self._leases = []
 
 
-class AcknowledgingInbox(KeepingInbox):
-    """Leaves a copy of what is unfinished with the broker of a Ray queue.
+class RayClaimingInbox(ClaimingInbox):
+    """Claims messages of a Ray queue's broker, for one task."""
 
-    A new actor is given it after ``queue.give_back()``.
-    """
+    queue: RayQueue[Message]  # type: ignore[assignment]
 
-    queue: RayQueue[Message]
+    def __init__(self, queue: RayQueue[Message], task: str) -> None:
+        super().__init__(queue)  # type: ignore[arg-type]
+        self._claimant = f"{task}:{secrets.token_hex(4)}"
 
-    def take(self, block: bool) -> list[Message]:
+    @property
+    def crowded(self) -> bool:
         """See :class:`Inbox`."""
-        if self._again:
-            return super().take(block)
-        messages = self.queue.get_many(_TAKE, block=block, keep=True)
-        self._unfinished += messages
-        return messages
+        return len(self._leases) >= _MOST_KEPT
 
-    def done(self) -> None:
-        """See :class:`Inbox`."""
-        if not any(isinstance(message, StopSignal) for message in self._unfinished):
-            super().done()
-            self.queue.acknowledge()
-
-    def done_to_mark(self) -> None:
-        """See :class:`Inbox`."""
-        self.queue.acknowledge(self._marked)
-        super().done_to_mark()
-
-    def end(self) -> None:
-        """See :class:`Inbox`."""
-        super().end()
-        self.queue.acknowledge()
+    def _claim(self, block: bool) -> list[Any]:
+        return self.queue.claim_many(self._claimant, _TAKE, block)
 
 
-def inbox_of(queue: Queue[Message], keep: bool) -> Inbox:
-    """The inbox for a queue; ``keep`` is whether unfinished messages have to come back.
+def inbox_of(queue: Queue[Message], task: str, keep: bool) -> Inbox:
+    """A task's inbox for a queue; ``keep`` is whether unfinished messages have to come back.
 
     Raises:
         InvalidOption: they have to, and the queue is of a kind that cannot.
@@ -227,7 +216,7 @@ def inbox_of(queue: Queue[Message], keep: bool) -> Inbox:
     if queue.backend == "sage":
         return ClaimingInbox(cast("SageQueue[Message]", queue))
     if isinstance(queue, RayQueue):
-        return AcknowledgingInbox(queue)
+        return RayClaimingInbox(queue, task)
     if queue.backend in ("object", "local"):
         return KeepingInbox(queue)
     raise InvalidOption(
@@ -241,5 +230,4 @@ def give_back_unfinished(queue: Queue[Message], task: str) -> None:
     if queue.backend == "sage":
         cast("SageQueue[Message]", queue).recover()
     elif isinstance(queue, RayQueue):
-        queue.give_back()
         queue.give_back_claims(f"{task}:")

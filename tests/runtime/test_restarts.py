@@ -197,4 +197,4 @@ def test_a_queue_of_another_kind_cannot_give_back() -> None:
 
     queue: Queue[Any] = Other()  # type: ignore[assignment]
     with pytest.raises(InvalidOption, match="give back"):
-        inbox_of(queue, keep=True)
+        inbox_of(queue, "task", keep=True)
