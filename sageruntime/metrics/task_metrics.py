@@ -12,7 +12,7 @@ from sageruntime.metrics.latency import LatencyHistogram
 from sageruntime.metrics.snapshot import TimeSpent
 
 # Latencies are recorded once in this time at most: it costs the same however many batches come.
-_RECORD_EVERY_NS = 500_000
+_RECORD_EVERY_NS = 1_000_000
 
 
 class Started(NamedTuple):
@@ -109,7 +109,7 @@ class TaskMetrics:
             entered_at: when the data of its first packet entered the pipeline. Every packet is
                 counted with the age of this one, which is the oldest where order is kept.
 
-        Of batches that are done within half a millisecond, one's latencies count for all.
+        Of batches that are done within a millisecond, one's latencies count for all.
         """
         self.processed += packets - failed
         self._unrecorded += packets
