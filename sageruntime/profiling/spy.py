@@ -58,7 +58,7 @@ class Spy:
                 start_new_session=True,
             )  # fmt: skip
         _let_look(self._process.pid)
-        # py-spy reads the names of threads from this process's memory, and misses some now and then
+        # py-spy reads the names of threads from this process's memory, and misses or mistakes some
         self._names: dict[int, str] = {}
         self._over = threading.Event()
         threading.Thread(target=self._note_names, name="spy-names", daemon=True).start()
@@ -134,7 +134,7 @@ def _by_thread(raw: str, duration: float, names: Mapping[int, str]) -> dict[str,
         stack, _, samples = line.rpartition(" ")
         thread, *frames = stack.split(";")
         told = _THREAD.fullmatch(thread)
-        name = told and (told[2] or names.get(int(told[1], 0)))
+        name = told and names.get(int(told[1], 0), told[2])
         if name and frames:
             threads[name][tuple(map(_frame, frames))] += int(samples)
     # some thread has been there all the time; on a busy machine samples are taken less often
