@@ -113,7 +113,7 @@ class Observer:
             profile = task.get_report().profile if task.state.ended else None
             if profile is None and self._spy is not None:
                 profile = self._spy.profile_of(task.name)
-            if profile is not None and profile.seconds:
+            if profile is not None:
                 seen[task.ctx.stage].append(profile)
         return {stage: StackProfile.merged(profiles) for stage, profiles in seen.items()}
 

@@ -26,7 +26,7 @@ _STARTED = "Sampling process"
 _STOP_SECONDS = 10.0
 _PR_SET_PTRACER = 0x59616D61
 _THREAD = re.compile(r"thread \((\w+)\)(?:: (.*))?")
-_NAMES_SECONDS = 0.05
+_NAMES_SECONDS = 0.01
 _FRAME = re.compile(r"(.*) \((.*)\)")
 
 
