@@ -215,11 +215,11 @@ class MailboxWorker(Worker):
             packets = [packet for packet in packets if packet.id not in self._given_up]
         if not packets:
             return
-        # A queue of references carries packets as the sender had them.
-        index = batch.input_index
-        for packet in packets:
-            if packet.input_index != index:
-                packet.input_index = index
+        if not self._decodes:  # references: packets are as the sender had them
+            index = batch.input_index
+            for packet in packets:
+                if packet.input_index != index:
+                    packet.input_index = index
         count, entered_at = len(packets), packets[0].timestamp
         if self.tracer is None:
             failed = self.calls.work_on(packets)
