@@ -641,17 +641,11 @@ def test_what_was_gathered_goes_to_the_task_that_is_removed() -> None:
     assert router.partitioners == {}
 
 
-def test_a_barrier_comes_at_one_instant_for_all_groups() -> None:
-    """However many threads route: what one group has before it, all have before it."""
-    router = BaseRouter(TaskContext("router"))
-    consumers = [Collector() for _ in range(2)]
-    for index, consumer in enumerate(consumers):
-        router.add_connection(
-            Connection(f"{index}", consumer.queue, group=f"{index}", batch_size=3)
-        )
+def route_among_barriers(router: BaseRouter, packets: int) -> int:
+    """Three senders route so many packets each, to their end; how many barriers went among them."""
 
     def route(sender: int) -> None:
-        for n in range(2000):
+        for n in range(packets):
             router.route(Packet((sender, n)))
 
     threads = [threading.Thread(target=route, args=(sender,)) for sender in range(3)]
@@ -662,8 +656,21 @@ def test_a_barrier_comes_at_one_instant_for_all_groups() -> None:
         checkpoint += 1
         router.pass_barrier(checkpoint)
     router.stop()
+    return checkpoint
+
+
+def test_a_barrier_comes_at_one_instant_for_all_groups() -> None:
+    """However many threads route: what one group has before it, all have before it."""
+    router = BaseRouter(TaskContext("router"))
+    consumers = [Collector() for _ in range(2)]
+    for index, consumer in enumerate(consumers):
+        router.add_connection(
+            Connection(f"{index}", consumer.queue, group=f"{index}", batch_size=3)
+        )
+
+    checkpoints = route_among_barriers(router, 2000)
     one, other = (consumer.end() for consumer in consumers)
-    assert len(one) == len(other) == checkpoint + 1
+    assert len(one) == len(other) == checkpoints + 1
     assert list(map(sorted, one)) == list(map(sorted, other))
     assert sum(map(len, one)) == 6000
 
@@ -678,22 +685,11 @@ def test_what_is_dealt_anew_does_not_fall_behind_a_barrier() -> None:
         router.add_connection(Connection(name, consumer.queue, group="shared", batch_size=3))
     router.set_partitioner("shared", LeastLoaded())
 
-    def route(sender: int) -> None:
-        for n in range(300):
-            router.route(Packet((sender, n)))
-
-    threads = [threading.Thread(target=route, args=(sender,)) for sender in range(3)]
-    for thread in threads:
-        thread.start()
-    checkpoint = 0
-    while any(thread.is_alive() for thread in threads):
-        checkpoint += 1
-        router.pass_barrier(checkpoint)
-    router.stop()
+    checkpoints = route_among_barriers(router, 300)
     expected = [sorted(part) for part in whole.end()]
     parts = zip(quick.end(), slow.end(), strict=True)
     assert [sorted(one + other) for one, other in parts] == expected
-    assert len(expected) == checkpoint + 1
+    assert len(expected) == checkpoints + 1
 
 
 class Collector:
