@@ -2,12 +2,12 @@
 
     python -m bench.recovery_cost [--rounds N]
 
-Both builds run in turn: put and taken by one process, in its own time, which shows what the work
-itself costs; and from one process to another, each pinned to a core, where the way the two fall
-into step makes the figures scatter. First Python's ``put`` and ``get`` (``bench/core/put_get.py``),
+Both builds run in turn: put and taken by one process, in its own time; and from one process to
+another, each pinned to a core. First Python's ``put`` and ``get`` (``bench/core/put_get.py``),
 which is what users have; then the bare core (``bench/core/transfer.c``), where a message costs
 25 ns and less. The tables give the medians, their quartiles, and the share of throughput that
-recovery costs.
+recovery costs: the median of the ratios of each two runs that followed one another, for how far
+apart the two cores of a virtual machine are may change between one pair and the next.
 """
 
 from __future__ import annotations
@@ -94,8 +94,8 @@ def compare(rounds: int, rate_of: Callable[[int], float]) -> str:
     for turn in range(rounds):
         for recovery in (turn % 2, 1 - turn % 2):
             rates[recovery].append(rate_of(recovery))
-    without, with_it = map(statistics.median, rates)
-    return f"{spread(rates[0])} | {spread(rates[1])} | {1 - with_it / without:+.1%} |"
+    cost = statistics.median(1 - with_it / without for without, with_it in zip(*rates))
+    return f"{spread(rates[0])} | {spread(rates[1])} | {cost:+.1%} |"
 
 
 def spread(rates: list[float]) -> str:

@@ -24,7 +24,7 @@ static_assert(ATOMIC_LLONG_LOCK_FREE == 2 && ATOMIC_INT_LOCK_FREE == 2,
               "atomics shared between processes must be lock-free");
 
 #define SQ_MAGIC UINT64_C(0x3145554555514753) /* "SGQUEUE1" */
-#define SQ_LAYOUT_VERSION 2u
+#define SQ_LAYOUT_VERSION 3u
 
 #define SQ_PAIR 128 /* two cache lines: the adjacent-line prefetcher makes neighbours one */
 #define SQ_PAGE 4096u
@@ -64,8 +64,9 @@ enum {
 #define SQ_COPIES 0u
 #define SQ_FIRST_CLASS 1u
 
-/* Life of the queue as a whole. */
-enum { SQ_OPEN = 0, SQ_SHUTDOWN = 1, SQ_SHUTDOWN_IMMEDIATE = 2 };
+/* News is one word, so that a consumer asks once for all that seldom happens: the life of the queue
+ * as a whole, and above it the epoch, which grows when there is something to deliver again. */
+enum { SQ_SHUTDOWN = 1, SQ_SHUTDOWN_IMMEDIATE = 2, SQ_EPOCH = 4 };
 
 /* The top bit of the tail closes the queue: a reservation is a CAS on that same word, so every
  * position below the tail was reserved before the shutdown and none after it. */
@@ -146,12 +147,11 @@ typedef struct sq_header {
     char codec[SQ_CODEC_MAX];
 
     /* Read by everyone, seldom written. */
-    _Alignas(SQ_PAIR) _Atomic uint32_t state;
-    _Atomic uint32_t producer;         /* single producer: participant in that role, or 0 */
-    _Atomic uint32_t consumer;         /* single consumer: likewise */
-    _Atomic uint32_t recoverer;        /* see SQ_TERM */
-    _Atomic uint64_t redelivery_epoch; /* grows when there is something to deliver again */
-    _Atomic uint64_t redelivery_from;  /* slots to deliver again lie in [from, to) */
+    _Alignas(SQ_PAIR) _Atomic uint64_t news; /* see SQ_EPOCH */
+    _Atomic uint32_t producer;               /* single producer: participant in that role, or 0 */
+    _Atomic uint32_t consumer;               /* single consumer: likewise */
+    _Atomic uint32_t recoverer;              /* see SQ_TERM */
+    _Atomic uint64_t redelivery_from;        /* slots to deliver again lie in [from, to) */
     _Atomic uint64_t redelivery_to;
     _Atomic uint64_t last_recovery_ns;  /* monotonic clock, common to the machine */
     _Atomic uint64_t slots_backed;      /* bytes of the ring that have memory behind them */
@@ -171,7 +171,7 @@ typedef struct sq_header {
     _Atomic uint64_t deaths;  /* participants found dead */
     _Alignas(SQ_PAIR) unsigned char end[];
 } sq_header;
-static_assert(offsetof(sq_header, state) == 2 * SQ_PAIR, "shared words after the constants");
+static_assert(offsetof(sq_header, news) == 2 * SQ_PAIR, "shared words after the constants");
 static_assert(sizeof(sq_header) == 8 * SQ_PAIR, "header");
 
 #endif

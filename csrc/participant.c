@@ -203,7 +203,7 @@ sq_status sq_queue_rejoin(sq_queue *queue) {
     queue->segment.fd = fd;
     queue->producing = false;
     queue->consuming = false;
-    atomic_store_explicit(&queue->redelivery_seen, 0, memory_order_relaxed);
+    atomic_store_explicit(&queue->news_seen, 0, memory_order_relaxed);
     atomic_flag_clear(&queue->recovering);
     sq_status status = sq_segment_lock(&queue->segment);
     if (status == SQ_OK) {

@@ -19,11 +19,11 @@ typedef struct sq_queue {
     uint64_t turn_shift; /* position >> turn_shift is its turn */
     uint64_t backed;     /* positions below this have memory behind their slots */
     /* Shared with threads that wait, hence atomic; relaxed, because each is only advice. */
-    _Atomic uint64_t head_seen;       /* what the head was when it was last read: it only grows */
-    _Atomic uint64_t tail_seen;       /* likewise */
-    _Atomic uint64_t redelivery_seen; /* epoch in which nothing was left to deliver again */
-    _Atomic uint64_t spin_ns;         /* how long waiting by spinning has paid off lately */
-    atomic_flag recovering;           /* a thread of this process is at it */
+    _Atomic uint64_t head_seen; /* what the head was when it was last read: it only grows */
+    _Atomic uint64_t tail_seen; /* likewise */
+    _Atomic uint64_t news_seen; /* news after which nothing was left to deliver again */
+    _Atomic uint64_t spin_ns;   /* how long waiting by spinning has paid off lately */
+    atomic_flag recovering;     /* a thread of this process is at it */
     char file_name[SQ_QUEUE_NAME_MAX + 1];
 } sq_queue;
 

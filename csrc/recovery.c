@@ -208,7 +208,7 @@ void sq_settle_chunks(sq_queue *queue, uint32_t participant) {
 
 void sq_announce_returned(sq_queue *queue) {
     /* seq_cst: after the messages are ready, before the load in notify */
-    atomic_fetch_add_explicit(&queue->header->redelivery_epoch, 1, memory_order_seq_cst);
+    atomic_fetch_add_explicit(&queue->header->news, SQ_EPOCH, memory_order_seq_cst);
     sq_event_notify(&queue->header->not_empty, INT32_MAX);
     sq_event_notify(&queue->header->chunk_free, INT32_MAX); /* they may claim it without a copy */
 }

@@ -478,24 +478,31 @@ static void find_returned_chunks(const sq_queue *queue, returned *oldest) {
     }
 }
 
-/* Whether a death was settled since we found nothing to deliver again. */
-static bool redelivery_news(const sq_queue *queue) {
+static uint64_t news_of(const sq_queue *queue) {
     /* acquire: the messages were made ready before the epoch grew */
-    return SQ_RECOVERY &&
-           atomic_load_explicit(&queue->header->redelivery_epoch, memory_order_acquire) !=
-               seen(&queue->redelivery_seen);
+    return atomic_load_explicit(&queue->header->news, memory_order_acquire);
+}
+
+static bool is_over(const sq_queue *queue) {
+    return news_of(queue) & SQ_SHUTDOWN_IMMEDIATE;
+}
+
+/* Whether anything seldom has happened since we found nothing to deliver again. */
+static bool has_news(const sq_queue *queue) {
+    return news_of(queue) != seen(&queue->news_seen);
 }
 
 static returned find_returned(sq_queue *queue, bool all, bool slots_too) {
     returned oldest = {0};
-    /* acquire: as above; read first, so that what comes while we look is news again */
-    uint64_t epoch = atomic_load_explicit(&queue->header->redelivery_epoch, memory_order_acquire);
+    uint64_t news = news_of(queue); /* first, so that what comes while we look is news again */
     if (slots_too) {
         find_returned_slots(queue, all, &oldest);
     }
     find_returned_chunks(queue, &oldest);
     if (oldest.count == 0 && slots_too) {
-        atomic_store_explicit(&queue->redelivery_seen, epoch, memory_order_relaxed);
+        /* the end is never old news: every take is to come upon it */
+        atomic_store_explicit(&queue->news_seen, news & ~(uint64_t)SQ_SHUTDOWN_IMMEDIATE,
+                              memory_order_relaxed);
     }
     return oldest;
 }
@@ -559,8 +566,8 @@ SQ_SELDOM static sq_status take_returned(sq_queue *queue, sq_taken *taken, uint3
 /* Shut down, and every position below the tail claimed. */
 static bool drained(const sq_queue *queue) {
     const sq_header *header = queue->header;
-    /* the state first, which is seldom written: the tail is the producers' line */
-    if (atomic_load_explicit(&header->state, memory_order_acquire) == SQ_OPEN) {
+    /* the news first, which are seldom written: the tail is the producers' line */
+    if (!(news_of(queue) & (SQ_SHUTDOWN | SQ_SHUTDOWN_IMMEDIATE))) {
         return false;
     }
     /* acquire: a closed tail is final */
@@ -610,12 +617,11 @@ sq_status sq_check_cursors(const sq_queue *queue) {
 
 static sq_status take_next(sq_queue *queue, void *taken, uint32_t n, uint32_t *count,
                            copies *copies) {
-    sq_header *header = queue->header;
     for (;;) {
-        if (atomic_load_explicit(&header->state, memory_order_relaxed) == SQ_SHUTDOWN_IMMEDIATE) {
-            return SQ_CLOSED;
-        }
-        if (redelivery_news(queue)) {
+        if (has_news(queue)) {
+            if (is_over(queue)) {
+                return SQ_CLOSED;
+            }
             sq_status status = take_returned(queue, taken, count, copies);
             if (status != SQ_EMPTY) {
                 return status;
@@ -633,7 +639,7 @@ static sq_status take_next(sq_queue *queue, void *taken, uint32_t n, uint32_t *c
             }
             /* the end, unless somebody died over the last messages */
             sq_recover(queue, 0);
-            if (!redelivery_news(queue)) {
+            if (!has_news(queue)) {
                 return SQ_CLOSED;
             }
             continue;
@@ -686,13 +692,12 @@ sq_status sq_claim(sq_queue *queue, void *taken, uint32_t n, uint32_t *count) {
 
 uint64_t sq_size(sq_queue *queue) {
     const sq_header *header = queue->header;
-    if (atomic_load_explicit(&header->state, memory_order_relaxed) == SQ_SHUTDOWN_IMMEDIATE) {
+    if (is_over(queue)) {
         return 0;
     }
     uint64_t head = atomic_load_explicit(&header->head, memory_order_acquire);
     uint64_t tail = atomic_load_explicit(&header->tail, memory_order_acquire) & ~SQ_TAIL_CLOSED;
-    uint64_t size =
-        tail - head + (redelivery_news(queue) ? find_returned(queue, true, true).count : 0);
+    uint64_t size = tail - head + (has_news(queue) ? find_returned(queue, true, true).count : 0);
     return size < queue->limit ? size : queue->limit;
 }
 
@@ -709,10 +714,8 @@ bool sq_is_shutdown(const sq_queue *queue) {
 
 /* One that shut the queue down may have died before it said so in the state. */
 static void complete_shutdown(sq_queue *queue) {
-    uint32_t open = SQ_OPEN;
     if (sq_is_shutdown(queue)) {
-        atomic_compare_exchange_strong_explicit(&queue->header->state, &open, SQ_SHUTDOWN,
-                                                memory_order_seq_cst, memory_order_relaxed);
+        atomic_fetch_or_explicit(&queue->header->news, SQ_SHUTDOWN, memory_order_seq_cst);
     }
 }
 
@@ -721,7 +724,7 @@ void sq_shutdown(sq_queue *queue, bool immediate) {
     /* seq_cst: in one order with every reservation */
     atomic_fetch_or_explicit(&header->tail, SQ_TAIL_CLOSED, memory_order_seq_cst);
     if (immediate) {
-        atomic_store_explicit(&header->state, SQ_SHUTDOWN_IMMEDIATE, memory_order_seq_cst);
+        atomic_fetch_or_explicit(&header->news, SQ_SHUTDOWN_IMMEDIATE, memory_order_seq_cst);
     }
     complete_shutdown(queue);
     sq_wake_all(queue);
@@ -732,7 +735,7 @@ uint64_t sq_unfinished(const sq_queue *queue) {
     uint64_t answered = atomic_load_explicit(&header->done, memory_order_seq_cst) +
                         atomic_load_explicit(&header->dropped, memory_order_seq_cst);
     uint64_t put = atomic_load_explicit(&header->tail, memory_order_seq_cst) & ~SQ_TAIL_CLOSED;
-    if (atomic_load_explicit(&header->state, memory_order_relaxed) == SQ_SHUTDOWN_IMMEDIATE) {
+    if (is_over(queue)) {
         /* what was waiting was dropped: only what had been taken can still be answered */
         put = atomic_load_explicit(&header->head, memory_order_seq_cst);
     }
@@ -760,9 +763,7 @@ sq_status sq_task_done(sq_queue *queue) {
 static bool message_ready(sq_queue *queue) {
     sq_header *header = queue->header;
     uint64_t head = atomic_load_explicit(&header->head, memory_order_seq_cst);
-    return committed_at(queue, head, 1) != 0 || drained(queue) ||
-           atomic_load_explicit(&header->state, memory_order_relaxed) == SQ_SHUTDOWN_IMMEDIATE ||
-           redelivery_news(queue);
+    return committed_at(queue, head, 1) != 0 || has_news(queue) || drained(queue);
 }
 
 static bool room_ready(sq_queue *queue) {

@@ -184,7 +184,7 @@ sq_status sq_segment_publish(const sq_segment *segment, const char *file_name) {
  * that says anything else was not written by this layout. */
 static sq_status check_header(sq_segment *segment, uint64_t file_bytes) {
     sq_header header;
-    memcpy(&header, segment->base, offsetof(sq_header, state));
+    memcpy(&header, segment->base, offsetof(sq_header, news));
     if (header.magic != SQ_MAGIC || header.version != SQ_LAYOUT_VERSION ||
         header.pid_namespace != sq_process_namespace()) {
         return SQ_INCOMPATIBLE;

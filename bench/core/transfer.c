@@ -1,5 +1,6 @@
-/* Messages a second through the C core, from one process to another, or put and taken in turn by
- * one. Arguments: processes, mode, messages a call, bytes of a body, messages in all. */
+/* Messages a second through the C core, put and taken in turn, burst by burst, by one process or by
+ * two. Two that ran freely would fall into step in one of several ways, and which one decides more
+ * than all else. Arguments: processes, mode, messages a call, bytes of a body, messages in all. */
 #include "queue.h"
 #include "wait.h"
 
@@ -7,12 +8,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
 #define BATCH_MAX 256u
 #define BODY_MAX 4096u
+#define BURST UINT64_C(512)
 
 static void pin_to(int core) {
     cpu_set_t set;
@@ -70,30 +73,58 @@ static void consume(sq_queue *queue, uint32_t batch, uint64_t messages) {
     free(taken);
 }
 
+static uint64_t length_of_burst(uint64_t messages) {
+    return messages < BURST ? messages : BURST;
+}
+
+/* Messages put, and taken, in bursts: beside the queue, whose words are not to be looked at. */
+typedef struct progress {
+    _Alignas(SQ_PAIR) _Atomic uint64_t put;
+    _Alignas(SQ_PAIR) _Atomic uint64_t taken;
+} progress;
+
+static void await_count(const _Atomic uint64_t *count, uint64_t wanted) {
+    while (atomic_load(count) < wanted) {
+        sq_pause();
+    }
+}
+
 static void produce_in_another_process(sq_queue *queue, uint32_t batch, uint32_t bytes,
-                                       uint64_t messages) {
+                                       uint64_t messages, progress *progress) {
     if (fork() == 0) {
         pin_to(1);
         if (sq_queue_rejoin(queue) != SQ_OK || sq_queue_enrol_producer(queue) != SQ_OK) {
             _exit(2);
         }
-        produce(queue, batch, bytes, messages);
-        /* without recovery, chunks do not know that they are queued: leaving would free them */
-        while (sq_size(queue) > 0) {
-            usleep(1000);
+        while (progress->put < messages) {
+            uint64_t burst = length_of_burst(messages - progress->put);
+            produce(queue, batch, bytes, burst);
+            await_count(&progress->taken, progress->put += burst);
         }
         sq_queue_leave(queue);
         _exit(0);
     }
 }
 
+static void consume_from_another_process(sq_queue *queue, uint32_t batch, uint64_t messages,
+                                         progress *progress) {
+    while (messages > 0) {
+        uint64_t burst = length_of_burst(messages);
+        await_count(&progress->put, progress->taken + burst);
+        consume(queue, batch, burst);
+        progress->taken += burst;
+        messages -= burst;
+    }
+}
+
 static void produce_and_consume(sq_queue *queue, uint32_t batch, uint32_t bytes,
                                 uint64_t messages) {
     sq_queue_enrol_producer(queue);
-    for (uint64_t burst = 512; messages > 0; messages -= burst) {
-        burst = messages < burst ? messages : burst;
+    while (messages > 0) {
+        uint64_t burst = length_of_burst(messages);
         produce(queue, batch, bytes, burst);
         consume(queue, batch, burst);
+        messages -= burst;
     }
 }
 
@@ -128,10 +159,13 @@ int main(int argc, char **argv) {
     sq_queue_enrol_consumer(&queue);
     uint64_t start, nanoseconds;
     if (atoi(argv[0]) == 2) {
-        produce_in_another_process(&queue, batch, bytes, messages + 1);
-        consume(&queue, 1, 1);
+        uint64_t first = messages / 10 / BURST * BURST; /* memory is touched */
+        progress *progress =
+            mmap(NULL, sizeof *progress, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+        produce_in_another_process(&queue, batch, bytes, first + messages, progress);
+        consume_from_another_process(&queue, batch, first, progress);
         start = sq_now_ns();
-        consume(&queue, batch, messages);
+        consume_from_another_process(&queue, batch, messages, progress);
         nanoseconds = sq_now_ns() - start;
     } else {
         produce_and_consume(&queue, batch, bytes, messages / 10); /* memory is touched */

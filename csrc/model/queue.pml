@@ -80,7 +80,7 @@ typedef Chunk { byte state; byte holder; byte place; byte half; byte other_half;
 Slot slots[CAPACITY];
 Chunk chunks[CHUNKS];
 byte tail, head, recoverer;
-bool news[PARTICIPANTS];  /* redelivery_epoch is not the one this participant has seen */
+bool news[PARTICIPANTS];  /* the epoch in `news` is not the one this participant has seen */
 bool fresh[PARTICIPANTS]; /* nor the one that it has read */
 bool alive[PARTICIPANTS] = true;
 bool entry[PARTICIPANTS] = true; /* identity != 0 */
