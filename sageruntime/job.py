@@ -8,9 +8,9 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from sageruntime.closing import Closing
 from sageruntime.communication.router import Connection
 from sageruntime.context import Services, TaskContext
 from sageruntime.dead_letters.collector import DeadLetterCollector
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 _GRACE_SECONDS = 1.0
 
 
-class Job:
+class Job(Closing):
     """A running pipeline. Use it as a context manager: whatever happens, nothing stays behind.
 
     Args:
@@ -226,17 +226,6 @@ class Job:
 
             disconnect()
             self._started_ray = False
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _all_tasks(self) -> list[BaseTask]:
         return [task for tasks in self._tasks for task in tasks]

@@ -123,14 +123,14 @@ def recovery(arrivals: list[tuple[float, int]], killed: float) -> float:
 
     steps = round((_BEFORE - 0.5) / _STEP)
     before = statistics.median(rate(killed - _WINDOW - step * _STEP) for step in range(steps))
-    in_gap = False
-    for step in range(round((_AFTER - _WINDOW) / _STEP)):
-        now = rate(killed + step * _STEP)
-        if in_gap and now >= FULL * before:
-            return step * _STEP
-        # what had been sent before the kill comes at the full rate, too
-        in_gap = in_gap or now < before / 2
-    return float("inf") if in_gap else 0.0
+    # What had been sent before the kill comes at the full rate, too: we look behind the gap.
+    times = [killed, *(at for at, _ in arrivals if killed < at < killed + _AFTER)]
+    _, begin = max(itertools.pairwise(times), key=lambda pause: pause[1] - pause[0])
+    while begin + _WINDOW < killed + _AFTER:
+        if rate(begin) >= FULL * before:
+            return begin - killed
+        begin += _STEP
+    return float("inf")
 
 
 def executor_seconds() -> float:

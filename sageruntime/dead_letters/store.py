@@ -8,17 +8,14 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import cloudpickle
 
+from sageruntime.closing import Closing
 from sageruntime.communication.router import Packet
 from sageruntime.errors import DeadLetterStoreError
 from sageruntime.task.error_policy import DeadLetter
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 # Tells our files from those of other programs, and their versions from each other.
 _APPLICATION = 0x53474451
@@ -88,7 +85,7 @@ class StoredLetter:
     tries: int
 
 
-class DeadLetterStore:
+class DeadLetterStore(Closing):
     """Dead letters in a SQLite file, which several jobs may share.
 
     One thread uses a store at a time. Reading letters unpickles nothing but what :meth:`packet`
@@ -209,17 +206,6 @@ class DeadLetterStore:
     def close(self) -> None:
         """Give the file back; may be repeated."""
         self._database.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _open(self) -> None:
         execute = self._database.execute

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from sageruntime.errors import InvalidOption
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 
 @dataclass(frozen=True)
@@ -51,17 +47,6 @@ class CheckpointStore(Protocol):
 
     def close(self) -> None:
         """Give back what the store holds."""
-
-    def __enter__(self) -> Self:
-        """The store itself."""
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """``close()``."""
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from sageruntime.recovery.restart_budget import RestartBudget
 from sageruntime.task.state import TaskState
 
 if TYPE_CHECKING:
-    from sageruntime.task.base_task import BaseTask
+    from sageruntime.task.supervised_task import SupervisedTask
 
 # How long a task may take to halt before its process is killed, and before the job is given up.
 _KILL_SECONDS = 3.0
@@ -67,7 +67,7 @@ class Coordinator:
         self._store = options.open_store()
         if not options.resume:
             self._store.clear(job)
-        self._tasks: dict[str, BaseTask] = {}
+        self._tasks: dict[str, SupervisedTask] = {}
         self._sources: list[str] = []
         self._events: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._attempt = 0
@@ -82,7 +82,7 @@ class Coordinator:
         self._halted = threading.Condition()
         self._thread = threading.Thread(target=self._run, name=f"{job}-coordinator", daemon=True)
 
-    def adopt(self, tasks: Mapping[str, BaseTask], sources: list[str]) -> None:
+    def adopt(self, tasks: Mapping[str, SupervisedTask], sources: list[str]) -> None:
         """Take charge of tasks that have not been started, and let them begin where the job was.
 
         Args:
@@ -127,23 +127,23 @@ class Coordinator:
 
     # The supervisor of every task.
 
-    def failed(self, task: BaseTask, error: BaseException) -> None:
+    def failed(self, task: SupervisedTask, error: BaseException) -> None:
         """See :class:`~sageruntime.task.supervisor.Supervisor`."""
         self._tell(partial(self._on_failed, task, error))
 
-    def exhausted(self, task: BaseTask) -> None:
+    def exhausted(self, task: SupervisedTask) -> None:
         """See :class:`~sageruntime.task.supervisor.Supervisor`."""
         self._tell(partial(self._on_exhausted, _key_of(task)))
 
-    def snapshot_taken(self, task: BaseTask, checkpoint: int, state: bytes) -> None:
+    def snapshot_taken(self, task: SupervisedTask, checkpoint: int, state: bytes) -> None:
         """See :class:`~sageruntime.task.supervisor.Supervisor`."""
         self._tell(partial(self._on_snapshot, _key_of(task), checkpoint, state))
 
-    def checkpoint_wanted(self, task: BaseTask) -> None:
+    def checkpoint_wanted(self, task: SupervisedTask) -> None:
         """See :class:`~sageruntime.task.supervisor.Supervisor`."""
         self._tell(self._take_checkpoint)
 
-    def completed(self, task: BaseTask, state: bytes) -> None:
+    def completed(self, task: SupervisedTask, state: bytes) -> None:
         """See :class:`~sageruntime.task.supervisor.Supervisor`."""
         self._tell(partial(self._on_completed, _key_of(task), state))
 
@@ -152,7 +152,7 @@ class Coordinator:
         # What an attempt has told that is over by then is ignored.
         self._events.put(lambda: event() if attempt == self._attempt else None)
 
-    def _notice(self, task: BaseTask) -> None:
+    def _notice(self, task: SupervisedTask) -> None:
         with self._halted:
             self._halted.notify_all()
 
@@ -215,7 +215,7 @@ class Coordinator:
             task.checkpoint_completed()
             task.dismiss()
 
-    def _on_failed(self, failed: BaseTask, error: BaseException) -> None:
+    def _on_failed(self, failed: SupervisedTask, error: BaseException) -> None:
         delay = self._budget.next_delay()
         if delay is None or isinstance(error, CheckpointError):
             failed.fail(error)
@@ -290,5 +290,5 @@ class Coordinator:
             )
 
 
-def _key_of(task: BaseTask) -> str:
+def _key_of(task: SupervisedTask) -> str:
     return f"{task.ctx.stage}/{task.ctx.index}"

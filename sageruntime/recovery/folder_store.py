@@ -5,21 +5,17 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING
 
 import msgspec
 
+from sageruntime.closing import Closing
 from sageruntime.errors import CheckpointError
 from sageruntime.recovery.checkpoint import Checkpoint
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 _NUMBERED = re.compile(r"(\d{12})\.checkpoint")
 
 
-class FolderCheckpointStore:
+class FolderCheckpointStore(Closing):
     """See :class:`~sageruntime.recovery.CheckpointStore`.
 
     ``folder/job/number.checkpoint`` is a checkpoint in MessagePack. A file is written under
@@ -72,17 +68,6 @@ class FolderCheckpointStore:
 
     def close(self) -> None:
         """Nothing is held open."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _files(self, job: str) -> list[Path]:
         """The checkpoints of a job, the latest last."""

@@ -7,14 +7,10 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING
 
+from sageruntime.closing import Closing
 from sageruntime.errors import CheckpointError
 from sageruntime.recovery.checkpoint import Checkpoint
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS checkpoints (
@@ -26,7 +22,7 @@ CREATE TABLE IF NOT EXISTS states (
 """
 
 
-class SqliteCheckpointStore:
+class SqliteCheckpointStore(Closing):
     """See :class:`~sageruntime.recovery.CheckpointStore`; any thread may use it.
 
     Args:
@@ -85,17 +81,6 @@ class SqliteCheckpointStore:
         """See :class:`~sageruntime.recovery.CheckpointStore`."""
         with self._lock:
             self._database.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     @contextmanager
     def _errors(self) -> Iterator[None]:

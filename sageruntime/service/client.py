@@ -7,20 +7,17 @@ import os
 import threading
 import time
 from concurrent.futures import Future
-from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sagequeue.errors import BackendUnavailable, Full, QueueClosed, ShutDown
 from sagequeue.protocol import Queue
+from sageruntime.closing import Closing
 from sageruntime.errors import ServiceLost, ServiceMethodNotFound, ServiceTimeout
 from sageruntime.naming import what_is_known
 from sageruntime.service.lifeline import Lifeline
 from sageruntime.service.messages import Request, pack
 from sageruntime.service.replies import LOOK_SECONDS, PendingCall, PendingFuture, Replies
 from sageruntime.task.base_task import Scope
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 
 class ServiceMethod:
@@ -76,7 +73,7 @@ class ServiceMethod:
         return f"<method {self._name} of {self._client!r}>"
 
 
-class ServiceClient:
+class ServiceClient(Closing):
     """Calls a service: ``client.embed("text", timeout=5)``. Its attributes are the methods.
 
     It may be used from many threads, and travels to other processes as the service's queue does.
@@ -124,17 +121,6 @@ class ServiceClient:
             if self._replies is not None and self._process == os.getpid():
                 self._replies.close()
             self._replies = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (

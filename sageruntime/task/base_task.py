@@ -13,23 +13,21 @@ from sagequeue.errors import QueueClosed, ShutDown
 from sagequeue.protocol import Queue
 from sageruntime.communication.router import BaseRouter, Message, Packet, PacketBatch
 from sageruntime.context import TaskContext
-from sageruntime.errors import PacketError, TaskCancelled, TaskHalted, TaskStateError
+from sageruntime.errors import PacketError, TaskStateError
 from sageruntime.factory.operator_factory import OperatorFactory
 from sageruntime.factory.plugin_factory import create_plugins
-from sageruntime.logs import work_for
-from sageruntime.metrics import Meter, MetricsSnapshot, Monitor, TaskMetrics
+from sageruntime.metrics import Meter, MetricsSnapshot, Monitor
 from sageruntime.operator import BaseOperator, SourceOperator
 from sageruntime.profiling import StackProfile
-from sageruntime.recovery.restart_budget import RestartBudget
 from sageruntime.task.calls import calls_of, overdue
 from sageruntime.task.error_policy import DeadLetter, ErrorHandler, ErrorPolicy
 from sageruntime.task.inbox import Inbox, inbox_of
-from sageruntime.task.lifecycle import Lifecycle
 from sageruntime.task.mailbox_worker import MailboxWorker
 from sageruntime.task.options import TaskOptions, task_options
 from sageruntime.task.source_worker import SourceWorker
-from sageruntime.task.state import NEXT_STATES, TaskState
+from sageruntime.task.state import TaskState
 from sageruntime.task.status import TaskReport, TaskStatus
+from sageruntime.task.supervised_task import SupervisedTask
 from sageruntime.task.supervisor import Supervisor
 from sageruntime.task.watchdog import Watchdog
 from sageruntime.task.worker import Worker
@@ -44,7 +42,7 @@ Scope = Literal["auto", "thread", "machine", "cluster"]
 _SPARE_SLOTS = 64
 
 
-class BaseTask(Lifecycle):
+class BaseTask(SupervisedTask):
     """An operator with an input queue before it and a router behind it; base of every task.
 
     The worker loop runs in a thread of this process, unless a subclass has another host for it.
@@ -82,7 +80,6 @@ class BaseTask(Lifecycle):
 
     operator: BaseOperator
     errors: ErrorHandler
-    _worker: Worker
 
     def __init__(
         self,
@@ -101,16 +98,13 @@ class BaseTask(Lifecycle):
     ) -> None:
         if type(self) is BaseTask:
             raise TypeError("BaseTask is abstract; use LocalTask, ProcessTask, RayTask or your own")
-        super().__init__(runtime_context.name, runtime_context.logger)
-        self.ctx = runtime_context
-        self.operator_factory = operator_factory
         self.options: TaskOptions = task_options(options)
-        self.metrics = TaskMetrics()
+        super().__init__(runtime_context, self.options.restart, supervisor)
+        self.operator_factory = operator_factory
         interval = self.options.monitoring_interval
         self._meter = Meter(self.ctx, self.host, self.metrics, interval)
         self._monitor = Monitor(f"{self.name}-monitor", self.measure, interval, self.logger)
         self.dead_letters = dead_letters
-        self.supervisor = supervisor
         self.coordinated = coordinated or checkpoint is not None
         self.given_plugins = tuple(plugins)
         self._plugins = create_plugins(plugins, self.logger)
@@ -133,16 +127,10 @@ class BaseTask(Lifecycle):
         """Ids of packets that the operator hung on, if its process was replaced for them."""
         if self._plugins is not None and self.tells_plugins:
             self._plugins.listen_to_states(self)
-        self._budget = RestartBudget(self.options.restart)
         self._inbox: Inbox | None = None
         self._watchdog: Watchdog | None = None
         self._paused = False
         self._draining = False
-        self._cancelled = False
-        self._halting = False
-        # What the next attempt begins with, once it may begin.
-        self._restored: tuple[bytes | None, bool] | None = None
-        self._beginning: tuple[bytes | None, bool] = (None, False)
         if self.runs_here:
             self.errors = ErrorHandler(
                 self.ctx, self.options.error_policy, self.options.retry, self.metrics,
@@ -325,148 +313,6 @@ class BaseTask(Lifecycle):
             self.get_status(), self.measure(), self._result, self._error, self._get_profile()
         )
 
-    # What a supervisor asks of a task.
-
-    def halt(self) -> None:
-        """Leave off and wait in RESTARTING for :meth:`restore`; the input queue stays.
-
-        Raises:
-            TaskStateError: the task has not been started.
-        """
-        with self._changed:
-            self._check_started("halted")
-            self._halting = True
-            self._worker.halt()
-
-    def restore(self, attempt: int, state: bytes | None = None, over: bool = False) -> None:
-        """Begin again from RESTARTING, with a new operator.
-
-        Args:
-            attempt: what earlier attempts have sent is ignored.
-            state: what the operator's ``snapshot()`` had returned, pickled.
-            over: the state is the last: everything was processed and sent.
-
-        Raises:
-            TaskStateError: the task has not been started.
-        """
-        with self._changed:
-            self._check_started("restored")
-            self.router.begin(attempt)
-            self._restored = (state, over)
-            self._halting = False
-            # At once: who waits for a task to halt is not to see that it had halted before.
-            self._advance(TaskState.RUNNING)
-            self._changed.notify_all()
-
-    def begin_with(self, state: bytes | None, over: bool = False) -> None:
-        """What the first attempt begins with, as :meth:`restore` says for the others."""
-        self._beginning = (state, over)
-
-    def take_checkpoint(self, checkpoint: int) -> None:
-        """Begin a checkpoint here; it travels downstream."""
-        with self._changed:
-            self._worker.take_checkpoint(checkpoint)
-
-    def checkpoint_completed(self) -> None:
-        """The task's last snapshot is part of a complete checkpoint."""
-        with self._changed:
-            self._worker.checkpoint_completed()
-
-    def release(self) -> None:
-        """Let a source that has been read to its end finish."""
-        with self._changed:
-            if isinstance(self._worker, SourceWorker):
-                self._worker.release()
-
-    def dismiss(self) -> None:
-        """Let a task that has completed end."""
-        with self._changed:
-            self._worker.dismiss()
-
-    def kill_host(self) -> None:
-        """Kill the process that hosts the task; its thread, if that is all, goes on."""
-
-    def fail(self, error: BaseException) -> None:
-        """End the task with an error, unless it has ended."""
-        with self._changed:
-            if TaskState.FAILED not in NEXT_STATES[self._state]:
-                return
-            # before anybody sees the state: who waits for the end may look into the log then
-            if isinstance(error, PacketError) and error.is_consequence:
-                self.logger.warning("%s failed: %s", self.name, error)
-            else:
-                self.logger.error("%s failed: %s", self.name, error, exc_info=error)
-            self._advance(TaskState.FAILED, error=error)
-
-    # What the worker tells: see WorkerEvents.
-
-    def draining(self) -> None:
-        """See :class:`~sageruntime.task.worker.WorkerEvents`."""
-        self._advance(TaskState.DRAINING)
-
-    def snapshot_taken(self, checkpoint: int, state: bytes) -> None:
-        """See :class:`~sageruntime.task.worker.WorkerEvents`."""
-        if self.supervisor is not None:
-            self.supervisor.snapshot_taken(self, checkpoint, state)
-
-    def checkpoint_wanted(self) -> None:
-        """See :class:`~sageruntime.task.worker.WorkerEvents`."""
-        if self.supervisor is not None:
-            self.supervisor.checkpoint_wanted(self)
-
-    def exhausted(self) -> None:
-        """See :class:`~sageruntime.task.worker.WorkerEvents`."""
-        if self.supervisor is not None:
-            self.supervisor.exhausted(self)
-
-    def completed(self, state: bytes) -> None:
-        """See :class:`~sageruntime.task.worker.WorkerEvents`."""
-        if self.supervisor is not None:
-            self.supervisor.completed(self, state)
-
-    def failed_outside(self, error: BaseException) -> None:
-        """See :class:`~sageruntime.task.worker.WorkerEvents`."""
-        with self._changed:
-            self._error = error
-            self._worker.halt()
-
-    def _live(self) -> None:
-        """The life of the worker loop: one attempt after the other."""
-        work_for(self.name, self.ctx.stage)
-        beginning: tuple[bytes | None, bool] | None = self._beginning
-        if not self._advance(TaskState.RUNNING):
-            return
-        while beginning is not None:
-            try:
-                with self.metrics.running():
-                    result = self._worker.run(*beginning)
-            except TaskCancelled:
-                self._advance(TaskState.STOPPED)
-                return
-            except TaskHalted:
-                outside, self._error = self._error, None
-                if outside is None:
-                    self._advance(TaskState.RESTARTING)
-                else:
-                    self._on_failure(outside)
-            except BaseException as error:  # whatever it is, somebody has to learn of it
-                self._on_failure(error)
-            else:
-                self._advance(TaskState.STOPPED, result)
-                return
-            beginning = self._await_beginning()
-
-    def _await_beginning(self) -> tuple[bytes | None, bool] | None:
-        """What the next attempt begins with, once all is ready for it; None when none follows."""
-        while (restored := self._await_restore()) is not None:
-            try:
-                self._prepare()
-            except Exception as error:
-                self._on_failure(error)
-            else:
-                return restored
-        return None
-
     def _prepare(self) -> None:
         """Make an operator and a worker for the next attempt."""
         operator = self.operator_factory.create_operator(self.ctx)
@@ -529,42 +375,6 @@ class BaseTask(Lifecycle):
         coordinator.adopt({key: self}, [key])
         self.add_listener(lambda task: coordinator.close(False) if task.state.ended else None)
         return coordinator
-
-    def _on_failure(self, error: BaseException) -> None:
-        """What follows when an attempt has failed."""
-        if self.supervisor is not None:
-            # Told before the task is seen to be halted: then the failure belongs to this attempt.
-            self.supervisor.failed(self, error)
-            self._advance(TaskState.RESTARTING, error=error)
-            return
-        delay = self._budget.next_delay()
-        if delay is None or not isinstance(error, Exception):
-            self.fail(error)
-            return
-        self._advance(TaskState.RESTARTING, error=error)
-        if self._state.ended:
-            return
-        self.metrics.restarts += 1
-        self.logger.warning(
-            "%s failed and begins again in %.1f s: %s", self.name, delay, error, exc_info=error
-        )
-        with self._changed:
-            self._changed.wait_for(lambda: self._cancelled or self._state.ended, delay)
-        self.restore(self.router.attempt)
-
-    def _await_restore(self) -> tuple[bytes | None, bool] | None:
-        """What the next attempt begins with; None when there is none."""
-        with self._changed:
-            self._changed.wait_for(
-                lambda: self._restored is not None or self._cancelled or self._state.ended
-            )
-            if self._state.ended:
-                return None
-            if self._cancelled:
-                self._advance(TaskState.STOPPED)
-                return None
-            restored, self._restored = self._restored, None
-            return restored
 
     def _on_overdue(self, packets: list[Packet]) -> None:
         """The operator works on these for too long: report them and apply the error policy."""

@@ -12,10 +12,10 @@ import cloudpickle
 from sageruntime.errors import InvalidOption, TaskCancelled, TaskStateError
 from sageruntime.profiling import StackProfile
 from sageruntime.profiling.spy import Spy
-from sageruntime.task.base_task import BaseTask
 from sageruntime.task.local_task import LocalTask
 from sageruntime.task.packed_error import PackedError
 from sageruntime.task.status import TaskStatus
+from sageruntime.task.supervised_task import SupervisedTask
 
 Send = Callable[[object], None]
 """Sends a message to the handle."""
@@ -67,23 +67,23 @@ class HandleSupervisor:
     def __init__(self, send: Send) -> None:
         self._send = send
 
-    def failed(self, task: BaseTask, error: BaseException) -> None:
+    def failed(self, task: SupervisedTask, error: BaseException) -> None:
         """See :class:`~sageruntime.task.supervisor.Supervisor`."""
         self._send(Failed(PackedError.of(error)))
 
-    def checkpoint_wanted(self, task: BaseTask) -> None:
+    def checkpoint_wanted(self, task: SupervisedTask) -> None:
         """See :class:`~sageruntime.task.supervisor.Supervisor`."""
         self._send(CheckpointWanted())
 
-    def exhausted(self, task: BaseTask) -> None:
+    def exhausted(self, task: SupervisedTask) -> None:
         """See :class:`~sageruntime.task.supervisor.Supervisor`."""
         self._send(Exhausted())
 
-    def snapshot_taken(self, task: BaseTask, checkpoint: int, state: bytes) -> None:
+    def snapshot_taken(self, task: SupervisedTask, checkpoint: int, state: bytes) -> None:
         """See :class:`~sageruntime.task.supervisor.Supervisor`."""
         self._send(Snapshot(checkpoint, state))
 
-    def completed(self, task: BaseTask, state: bytes) -> None:
+    def completed(self, task: SupervisedTask, state: bytes) -> None:
         """See :class:`~sageruntime.task.supervisor.Supervisor`."""
         self._send(Completed(state))
 

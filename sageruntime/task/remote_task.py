@@ -128,17 +128,11 @@ class RemoteTask(BaseTask):
 
     def get_status(self) -> TaskStatus:
         """See :class:`BaseTask`; as of the last message from the host."""
-        last, before = self._last, self._before
         return replace(
-            last,
+            self._last.after(self._before),
             host=self.host,
             state=self._state,
             paused=self._paused,
-            processed=before.processed + last.processed,
-            emitted=before.emitted + last.emitted,
-            errors=before.errors + last.errors,
-            retries=before.retries + last.retries,
-            failed_over=before.failed_over + last.failed_over,
             restarts=self.metrics.restarts,
             attempt=self.router.attempt,
             error=self._describe_error(),
@@ -170,15 +164,7 @@ class RemoteTask(BaseTask):
                 self._command("restore", attempt, state, over)
             elif self._state is TaskState.RESTARTING:
                 self._before, self._measured_before = self.get_status(), self.measure()
-                self._last = replace(
-                    self._last,
-                    processed=0,
-                    emitted=0,
-                    errors=0,
-                    retries=0,
-                    failed_over=0,
-                    metrics=None,
-                )
+                self._last = self._last.with_nothing_counted()
                 self._launch_or_fail(self._blueprint(state, over))
                 if self._draining:
                     self._command("stop", True, 0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sageruntime.metrics import MetricsSnapshot
@@ -49,6 +49,23 @@ class TaskStatus:
     total: int | None = None
     error: str | None = None
     metrics: MetricsSnapshot | None = None
+
+    def with_nothing_counted(self) -> TaskStatus:
+        """This status as it is in a new host, before anything is processed there."""
+        return replace(
+            self, processed=0, emitted=0, errors=0, retries=0, failed_over=0, metrics=None
+        )
+
+    def after(self, earlier: TaskStatus) -> TaskStatus:
+        """This status, and counted in it what ``earlier`` hosts of the task had counted."""
+        return replace(
+            self,
+            processed=earlier.processed + self.processed,
+            emitted=earlier.emitted + self.emitted,
+            errors=earlier.errors + self.errors,
+            retries=earlier.retries + self.retries,
+            failed_over=earlier.failed_over + self.failed_over,
+        )
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -151,7 +152,7 @@ def test_a_job_that_is_killed_goes_on_where_it_was(on: str, store: str, tmp_path
         return job
 
     def checkpoint() -> Checkpoint | None:
-        with CheckpointOptions(_within(tmp_path, store)).open_store() as opened:
+        with closing(CheckpointOptions(_within(tmp_path, store)).open_store()) as opened:
             return opened.latest("word-count")
 
     number = 0

@@ -222,7 +222,8 @@ def test_the_table_of_a_job() -> None:
 
 def test_a_job_leaves_flame_graphs(on: Any, tmp_path: Path) -> None:
     folder = tmp_path / "some" / "folder"
-    pipeline = Pipeline("flames", options=OPTIONS).source(range(400), name="read")
+    # 1.2 s of work: where all cores are busy, py-spy has to wait for its turn, and misses some
+    pipeline = Pipeline("flames", options=OPTIONS).source(range(1200), name="read")
     pipeline.map(compute, name="work", parallelism=2).map(rest, name="rest", worker_threads=2)
     pipeline.sink(name="write").run(on, profile=folder)
     pages = {file.stem: Page(file.read_text()) for file in folder.glob("*.html")}
