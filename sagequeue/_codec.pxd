@@ -17,13 +17,34 @@ cdef struct Encoded:
     unsigned char scratch[SCRATCH]
 
 
+cdef class Sink:
+    cdef readonly object write
+    cdef list written
+
+
+cdef class Pickling:
+    cdef object make
+    cdef Sink sink
+    cdef object dump
+    cdef object clear_memo
+    cdef dict globals_of_functions
+    cdef list buffers
+    cdef bint busy
+    cdef Py_ssize_t reducers
+    cdef bytes run(self, object item, list buffers)
+    cdef bytes copy_all(self, object item)
+
+
 cdef class Codec:
     cdef readonly str name
     cdef int kind
+    cdef bint by_value
+    cdef Pickling pickling
     cdef object encode_custom
     cdef object decode_custom
     cdef object encode(self, object item, Encoded *encoded)
     cdef object encode_typed(self, object item, object kind, Encoded *encoded)
+    cdef object encode_pickle(self, object item, Encoded *encoded)
     cdef object decode(self, uint8_t tag, const unsigned char *data, uint64_t size, object source)
     cdef bint has_arrays(self)
 

@@ -15,6 +15,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset, strcmp
 
 import copyreg
+import io
 import pickle
 from multiprocessing.reduction import ForkingPickler
 
@@ -60,7 +61,6 @@ cdef struct ArrayHeader:
     uint8_t reserved
     uint32_t data_offset
 
-cdef object dumps = pickle.dumps
 cdef object loads = pickle.loads
 cdef dict multiprocessing_reducers = ForkingPickler._extra_reducers
 cdef object numpy = None
@@ -141,8 +141,9 @@ cdef class HeldBuffer:
 cdef class Codec:
     def __init__(self, str name):
         self.name = name
-        if name == "pickle":
+        if name == "pickle" or name == "cloudpickle":
             self.kind = KIND_PICKLE
+            self.by_value = name == "cloudpickle"
         elif name == "raw":
             self.kind = KIND_RAW
         else:
@@ -182,7 +183,7 @@ cdef class Codec:
             try:
                 encoded.first = PyUnicode_AsUTF8AndSize(item, &size)
             except UnicodeEncodeError:
-                return encode_pickle(item, encoded)  # lone surrogates
+                return self.encode_pickle(item, encoded)  # lone surrogates
             encoded.tag = TEXT
             encoded.size = encoded.first_size = size
             return item
@@ -208,8 +209,30 @@ cdef class Codec:
         elif kind is bytearray or kind is memoryview:
             return encode_raw(item, encoded)
         elif is_ndarray(item):
-            return encode_array(item, encoded)
-        return encode_pickle(item, encoded)
+            held = encode_array(item, encoded)
+            return self.encode_pickle(item, encoded) if held is None else held
+        return self.encode_pickle(item, encoded)
+
+    cdef object encode_pickle(self, object item, Encoded *encoded):
+        cdef Pickling own
+        cdef list buffers = []
+        cdef list views
+        # busy: an item's own __reduce__ puts to the queue, or an error came out half-way
+        if (self.pickling is None or self.pickling.busy
+                or self.pickling.reducers != number_of_reducers()):
+            self.pickling = Pickling(self.by_value)
+        own = self.pickling  # another thread may replace it while this one works
+        try:
+            body = own.run(item, buffers)
+        except Exception as error:
+            raise cannot_encode(item, self.name, error) from error
+        if not buffers:
+            return whole(body, PICKLE, encoded)
+        try:
+            views = [buffer.raw() for buffer in buffers]
+        except BufferError:  # not contiguous: let pickle copy them
+            return whole(own.copy_all(item), PICKLE, encoded)
+        return with_buffers(body, views, encoded)
 
     cdef bint has_arrays(self):
         return self.kind == KIND_PICKLE
@@ -314,11 +337,12 @@ cdef object array_over(object source, const Encoded *encoded, object shape, obje
 
 
 cdef object encode_array(object array, Encoded *encoded):
+    """None where only a pickle can carry the array."""
     cdef HeldBuffer held
     flags = array.flags
     if not describe_array(array.shape, array.dtype, not flags.c_contiguous and flags.f_contiguous,
                           encoded):
-        return encode_pickle(array, encoded)
+        return None
     if not (flags.c_contiguous or flags.f_contiguous):
         array = numpy.ascontiguousarray(array)
         flags = array.flags
@@ -331,8 +355,6 @@ cdef object encode_array(object array, Encoded *encoded):
 
 cdef class Sink:
     """The file a pickler writes to: a list of what was written."""
-    cdef readonly object write
-    cdef list written
 
     def __init__(self):
         self.written = []
@@ -344,22 +366,28 @@ cdef class Pickling:
 
     It knows the reducers that :mod:`multiprocessing` registers (connections, sockets, ...), as
     ``multiprocessing.Queue`` does: pickled as plain objects they would lose their descriptor.
-    """
-    cdef Sink sink
-    cdef object dump
-    cdef object clear_memo
-    cdef list buffers
-    cdef bint busy
-    cdef Py_ssize_t reducers
 
-    def __init__(self):
+    Args:
+        by_value: whether it is one of cloudpickle's.
+    """
+
+    def __init__(self, bint by_value):
         self.sink = Sink()
         self.buffers = []
-        pickler = pickle.Pickler(self.sink, 5, buffer_callback=self.buffers.append)
         self.reducers = number_of_reducers()
-        pickler.dispatch_table = {**copyreg.dispatch_table, **multiprocessing_reducers}
+        base, known = pickle.Pickler, copyreg.dispatch_table
+        if by_value:
+            import cloudpickle
+
+            base, known = cloudpickle.Pickler, cloudpickle.Pickler.dispatch_table
+        # of the class: a pickler looks for it when it is made, and no more
+        reducers = {"dispatch_table": {**known, **multiprocessing_reducers}}
+        self.make = type("Pickler", (base,), reducers)
+        pickler = self.make(self.sink, 5, buffer_callback=self.buffers.append)
         self.dump = pickler.dump
         self.clear_memo = pickler.clear_memo
+        # what functions of one pickle share is not shared with the next
+        self.globals_of_functions = pickler.globals_ref if by_value else {}
 
     cdef bytes run(self, object item, list buffers):
         """The pickle; its out-of-band buffers are appended to `buffers`."""
@@ -367,6 +395,8 @@ cdef class Pickling:
         self.busy = True
         self.dump(item)
         self.clear_memo()
+        if self.globals_of_functions:
+            self.globals_of_functions.clear()
         body = written[0] if len(written) == 1 else b"".join(written)
         written.clear()
         if self.buffers:
@@ -375,34 +405,15 @@ cdef class Pickling:
         self.busy = False
         return body
 
+    cdef bytes copy_all(self, object item):
+        """A pickle without out-of-band buffers."""
+        file = io.BytesIO()
+        self.make(file, 5).dump(item)
+        return file.getvalue()
+
 
 cdef Py_ssize_t number_of_reducers():
     return len(copyreg.dispatch_table) + len(multiprocessing_reducers)
-
-
-cdef Pickling pickling = None
-
-
-cdef object encode_pickle(object item, Encoded *encoded):
-    global pickling
-    cdef Pickling own
-    cdef list buffers = []
-    cdef list views
-    # busy: an item's own __reduce__ puts to a queue, or an error came out half-way
-    if pickling is None or pickling.busy or pickling.reducers != number_of_reducers():
-        pickling = Pickling()
-    own = pickling  # another thread may replace it while this one works
-    try:
-        body = own.run(item, buffers)
-    except Exception as error:
-        raise cannot_encode(item, "pickle", error) from error
-    if not buffers:
-        return whole(body, PICKLE, encoded)
-    try:
-        views = [buffer.raw() for buffer in buffers]
-    except BufferError:  # not contiguous: let pickle copy them
-        return whole(dumps(item, 5), PICKLE, encoded)
-    return with_buffers(body, views, encoded)
 
 
 cdef object with_buffers(bytes body, list views, Encoded *encoded):

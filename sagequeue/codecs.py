@@ -1,8 +1,9 @@
 """Codecs by name: how items become bytes where the default (typed values and pickle) will not do.
 
 ``"pickle"`` handles everything and, like every pickle, runs code when it is loaded: use it among
-processes that trust each other. ``"raw"`` carries bytes only and ``"msgpack"`` plain data; both
-are safe against a hostile other end.
+processes that trust each other. ``"cloudpickle"`` does, too, and carries the code of functions and
+classes that the other end cannot import, such as those of a script. ``"raw"`` carries bytes only
+and ``"msgpack"`` plain data; both are safe against a hostile other end.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from sagequeue.errors import InvalidOption
 Encode = Callable[[Any], bytes]
 Decode = Callable[[bytes], Any]
 
-BUILT_IN = ("pickle", "raw", "msgpack")
+BUILT_IN = ("pickle", "cloudpickle", "raw", "msgpack")
 
 _registered: dict[str, tuple[Encode, Decode]] = {}
 

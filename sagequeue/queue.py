@@ -51,7 +51,7 @@ class SageQueue(SharedQueue[T], Generic[T]):
             ``slot_size - 16`` bytes needs no chunk of the pool.
         pool_bytes: bytes of larger messages waiting, for each size class. Memory is taken as it is
             used. A message that finds no chunk gets a segment of its own.
-        codec: ``"pickle"``, ``"raw"``, ``"msgpack"`` or a name given to
+        codec: ``"pickle"``, ``"cloudpickle"``, ``"raw"``, ``"msgpack"`` or a name given to
             :func:`~sagequeue.codecs.register_codec`.
         max_participants: most handles open at a time, in all processes.
         recovery_interval: seconds within which a waiting participant notices the death of another.

@@ -10,13 +10,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sagequeue import create_queue
 from sageruntime.closing import Closing
 from sageruntime.communication.router import Connection
 from sageruntime.context import Services, TaskContext
 from sageruntime.dead_letters.collector import DeadLetterCollector
-from sageruntime.doctor import require
+from sageruntime.doctor import can_share_memory, require
 from sageruntime.errors import JobFailed, PacketError
-from sageruntime.factory.task_factory import create_task, scope_of
+from sageruntime.factory.task_factory import TaskType, codec_of, create_task, scope_of
 from sageruntime.job_result import JobResult, StageSummary, progress_of, summary_of
 from sageruntime.metrics import JobMetrics, StageMetrics
 from sageruntime.observation import Observation, Observer
@@ -26,6 +27,7 @@ from sageruntime.service import ServiceClient, ServiceTask
 from sageruntime.service.recipe import ServiceRecipe
 from sageruntime.stage import Stage
 from sageruntime.task import BaseTask, TaskState
+from sageruntime.task.base_task import Scope
 from sageruntime.task.options import OPTION_NAMES
 
 if TYPE_CHECKING:
@@ -84,6 +86,7 @@ class Job(Closing):
         self._started_at = 0.0
         self._ended_at = 0.0
         self._started_ray = False
+        self._ray_reach: Scope = "cluster"
         self._abandoned = False
         self._dead_letter_file = dead_letters
         self._dead_letters: DeadLetterCollector | None = None
@@ -104,15 +107,17 @@ class Job(Closing):
         require(set(hosts), sum(host != "thread" for host in hosts))
         try:
             self._observer.start({stage.host for stage in self.stages})
-            if "process" in hosts:
-                from sagequeue import prune_queues  # needs the extension, as processes do
+            if "ray" in hosts:
+                from sageruntime.task.ray_task import connect, is_one_machine
+
+                self._started_ray = connect()
+                if can_share_memory() and is_one_machine(self._ray_options):
+                    self._ray_reach = "machine"
+            if "process" in hosts or self._ray_reach == "machine":
+                from sagequeue import prune_queues  # needs the extension, as such hosts do
 
                 # what a run of this job left that was killed with all its processes
                 prune_queues(f"{self.name}-")
-            if "ray" in hosts:
-                from sageruntime.task.ray_task import connect
-
-                self._started_ray = connect()
             if any(stage.options.writes_dead_letters for stage in self.stages):
                 self._dead_letters = self._collect_dead_letters()
             for recipe in self._recipes:
@@ -238,7 +243,7 @@ class Job(Closing):
 
     def _start_service(self, recipe: ServiceRecipe) -> None:
         options = {**self._ray_options} if recipe.host == "ray" else {}
-        scope = scope_of(*(stage.on for stage in self.stages), *(r.on for r in self._recipes))
+        scope = self._scope_of(*(s.on for s in self.stages), *(r.on for r in self._recipes))
         service = ServiceTask(
             recipe.name,
             recipe.service,
@@ -279,6 +284,7 @@ class Job(Closing):
             tracing=self._observation.tracing,
             services=Services(self._clients),
         )
+        types = (stage.on, before.on if before else stage.on)
         options = {name: getattr(stage.options, name) for name in OPTION_NAMES}
         if stage.host == "ray":
             options.update(self._ray_options)
@@ -289,12 +295,16 @@ class Job(Closing):
             ctx,
             stage.operator_factory,
             coordinated=self._checkpoint is not None,
-            queue_scope=scope_of(stage.on, before.on if before else stage.on),
+            queue_scope=self._scope_of(*types),
+            queue_codec=codec_of(*types),
             plugins=self._plugins,
             **options,
         )
         task.add_listener(self._notice)
         return task
+
+    def _scope_of(self, *types: TaskType) -> Scope:
+        return scope_of(*types, ray=self._ray_reach)
 
     def _collect_dead_letters(self) -> DeadLetterCollector:
         store = None
@@ -302,8 +312,13 @@ class Job(Closing):
             from sageruntime.dead_letters.store import DeadLetterStore
 
             store = DeadLetterStore(self._dead_letter_file, create=True)
-        scope = scope_of(*(stage.on for stage in self.stages))
-        return DeadLetterCollector(f"{self._prefix}-dead-letters", scope, self.name, store)
+        types = [stage.on for stage in self.stages]
+        queue = create_queue(
+            name=f"{self._prefix}-dead-letters",
+            scope=self._scope_of(*types),
+            codec=codec_of(*types),
+        )
+        return DeadLetterCollector(queue, self.name, store)
 
     def _coordinate(self, options: CheckpointOptions) -> None:
         self._coordinator = Coordinator(

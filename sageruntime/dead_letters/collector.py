@@ -6,13 +6,11 @@ import logging
 import threading
 from typing import TYPE_CHECKING
 
-from sagequeue import create_queue
 from sagequeue.errors import ShutDown
 from sagequeue.protocol import Queue
 from sageruntime.errors import DeadLetterStoreError
 
 if TYPE_CHECKING:
-    from sagequeue.adapter import Scope
     from sageruntime.dead_letters.store import DeadLetterStore
     from sageruntime.task.error_policy import DeadLetter
 
@@ -23,8 +21,7 @@ class DeadLetterCollector:
     """The queue that tasks put dead letters in, and the thread that takes them out of it.
 
     Args:
-        name: of the queue.
-        scope: how far away the tasks are.
+        queue: for the tasks; it is closed with the collector.
         job: whose letters they are.
         store: where they go, and which is closed with the collector; without one they are kept
             here.
@@ -34,12 +31,12 @@ class DeadLetterCollector:
         letters: those that are in no store: all if there is none, or what one did not take.
     """
 
-    def __init__(self, name: str, scope: Scope, job: str, store: DeadLetterStore | None) -> None:
-        self.queue: Queue[DeadLetter] = create_queue(name=name, scope=scope)
+    def __init__(self, queue: Queue[DeadLetter], job: str, store: DeadLetterStore | None) -> None:
+        self.queue = queue
         self.letters: list[DeadLetter] = []
         self._job = job
         self._store = store
-        self._thread = threading.Thread(target=self._collect, name=name, daemon=True)
+        self._thread = threading.Thread(target=self._collect, name=queue.name, daemon=True)
         self._thread.start()
 
     def close(self) -> None:

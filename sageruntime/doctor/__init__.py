@@ -1,6 +1,6 @@
 """Whether this machine has what tasks need, and the remedy for what it has not."""
 
 from sageruntime.doctor.check import Check, Outcome
-from sageruntime.doctor.examination import examine, require
+from sageruntime.doctor.examination import can_share_memory, examine, require
 
-__all__ = ["Check", "Outcome", "examine", "require"]
+__all__ = ["Check", "Outcome", "can_share_memory", "examine", "require"]

@@ -29,6 +29,11 @@ def examine() -> list[Check]:
     return [check() for check in ALL]
 
 
+def can_share_memory() -> bool:
+    """Whether queues of shared memory work here."""
+    return all(check.outcome is not Outcome.FAILED for check in _check_shared_queues())
+
+
 def require(hosts: Collection[str], tasks: int) -> None:
     """Look at what a job on these hosts cannot do without; it takes a few milliseconds at most.
 
@@ -41,13 +46,8 @@ def require(hosts: Collection[str], tasks: int) -> None:
     """
     checks: list[Check] = []
     if "process" in hosts:
-        checks += [
-            packages.extension(),
-            machine.futex(),
-            machine.shared_memory(),
-            machine.process_list(),
-            limits.file_descriptors(_DESCRIPTORS_PER_TASK * tasks),
-        ]
+        checks += _check_shared_queues()
+        checks.append(limits.file_descriptors(_DESCRIPTORS_PER_TASK * tasks))
     if "ray" in hosts:
         checks.append(packages.ray_installed())
     wrong = [check for check in checks if check.outcome is Outcome.FAILED]
@@ -55,3 +55,12 @@ def require(hosts: Collection[str], tasks: int) -> None:
         raise DependencyError(
             "; ".join(f"{check.name}: {check.found}. Remedy: {check.remedy}" for check in wrong)
         )
+
+
+def _check_shared_queues() -> list[Check]:
+    return [
+        packages.extension(),
+        machine.futex(),
+        machine.shared_memory(),
+        machine.process_list(),
+    ]

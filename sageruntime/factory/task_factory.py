@@ -17,7 +17,7 @@ Host = Literal["thread", "process", "ray"]
 TaskType = Host | str | type[BaseTask]
 """A host, or a task type of your own: its class, registered name, entry point or import path."""
 
-_SCOPES: dict[Any, Scope] = {"thread": "thread", "process": "machine", "ray": "cluster"}
+_SCOPES: dict[str, Scope] = {"thread": "thread", "process": "machine"}
 
 # From near to far.
 _REACH: tuple[Scope, ...] = ("thread", "auto", "machine", "cluster")
@@ -70,10 +70,22 @@ def host_of(on: TaskType) -> str:
     return on if isinstance(on, str) and on in get_args(Host) else find_task(on).host
 
 
-def scope_of(*types: TaskType) -> Scope:
-    """How far apart tasks of these types may be."""
-    scopes = [_SCOPES[on] if on in _SCOPES else find_task(on).default_scope for on in types]
-    return max(scopes, key=_REACH.index)
+def scope_of(*types: TaskType, ray: Scope = "cluster") -> Scope:
+    """How far apart tasks of these types may be.
+
+    Args:
+        types: the task types.
+        ray: how far Ray reaches.
+    """
+    return max((_scope_of(on, ray) for on in types), key=_REACH.index)
+
+
+def codec_of(*types: TaskType) -> str:
+    """How items become bytes between tasks of these types, where they share memory.
+
+    Actors of Ray cannot import what a script defines; see :mod:`sagequeue.codecs`.
+    """
+    return "cloudpickle" if "ray" in map(host_of, types) else "pickle"
 
 
 def create_task(
@@ -87,6 +99,13 @@ def create_task(
     Raises what :func:`find_task` and the class raise.
     """
     return find_task(on)(ctx, operator_factory, **options)
+
+
+def _scope_of(on: TaskType, ray: Scope) -> Scope:
+    if host_of(on) == "ray":
+        return ray
+    known = _SCOPES.get(on) if isinstance(on, str) else None
+    return known or find_task(on).default_scope
 
 
 def _find(name: str, folder: Path | None) -> Any:

@@ -52,6 +52,8 @@ class BaseTask(SupervisedTask):
         operator_factory: makes its operator.
         queue_scope: how far away the tasks are that send to this one; by default as far as its
             own host can be: ``"thread"``, ``"machine"`` or ``"cluster"``.
+        queue_codec: how packets become bytes in an input queue of shared memory; see
+            :mod:`sagequeue.codecs`.
         input_buffer: the input queue, if there is one already.
         dead_letters: where dead letters are put.
         supervisor: who decides what follows a failure; by default the task's restart policy.
@@ -87,6 +89,7 @@ class BaseTask(SupervisedTask):
         operator_factory: OperatorFactory,
         *,
         queue_scope: Scope | None = None,
+        queue_codec: str = "pickle",
         input_buffer: Queue[Message] | None = None,
         dead_letters: Queue[DeadLetter] | None = None,
         supervisor: Supervisor | None = None,
@@ -120,6 +123,7 @@ class BaseTask(SupervisedTask):
                 maxsize=slots,
                 scope=queue_scope or self.default_scope,
                 capacity=2 * slots + _SPARE_SLOTS,
+                codec=queue_codec,
             )
         self.input_buffer: Queue[Message] = input_buffer
         self.input_buffer.logger = self.logger

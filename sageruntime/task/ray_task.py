@@ -5,12 +5,17 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from collections.abc import Mapping
+from contextlib import suppress
 from queue import Empty, Queue
 from typing import Any
 
 import cloudpickle
+import psutil
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError
+from ray.util.client import ray as client_of_ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from sageruntime.errors import TaskLost, TaskStartError
 from sageruntime.factory.import_path import carried_by_value
@@ -23,9 +28,15 @@ from sageruntime.task.remote_task import RemoteReport, RemoteTask
 # How long Ray may take to find a place for an actor.
 _START_SECONDS = 60.0
 
+# How long a process that was told to end may take.
+_END_SECONDS = 10.0
+
 
 class RayTask(RemoteTask):
     """A task hosted by an actor; see :class:`~sageruntime.task.base_task.BaseTask`.
+
+    One with a queue of shared memory before or behind it stays on this machine; so a job makes
+    them where the cluster is no more than this machine. ``queue_scope="machine"`` asks for one.
 
     Args:
         lifetime: ``"detached"`` makes an actor that outlives the driver, until :meth:`cleanup`.
@@ -38,6 +49,7 @@ class RayTask(RemoteTask):
     host = "ray"
     default_scope = "cluster"
     _actor: Any = None
+    _process: psutil.Process | None = None
     _follower: threading.Thread | None = None
     _lost = False
 
@@ -68,6 +80,10 @@ class RayTask(RemoteTask):
             self._kill()
             self._follower.join()
             self._actor = None
+        if self._process is not None:
+            # the last one out of a queue removes it: that is to be this process
+            with suppress(psutil.TimeoutExpired):
+                self._process.wait(_END_SECONDS)
         self._monitor.close()
         self.input_buffer.close()
 
@@ -80,7 +96,8 @@ class RayTask(RemoteTask):
             remote: Any = ray.remote
             actor_class = remote(concurrency_groups={"commands": 1})(_TaskActor)
             level = logging.getLogger().getEffectiveLevel()
-            self._actor = actor_class.options(**self._actor_options).remote(blueprint, level)
+            options = {**self._actor_options, **self._place()}
+            self._actor = actor_class.options(**options).remote(blueprint, level)
         except (RayError, ValueError, TypeError) as error:
             raise TaskStartError(f"{self.name}: Ray does not take its actor: {error}") from error
         self._lost = False
@@ -88,6 +105,18 @@ class RayTask(RemoteTask):
             target=self._follow, args=(self._actor,), name=f"{self.name}-follow", daemon=True
         )
         self._follower.start()
+
+    def _place(self) -> dict[str, Any]:
+        """Where the actor has to be, if it cannot be anywhere."""
+        if not self._shares_memory():
+            return {}
+        here = ray.get_runtime_context().get_node_id()
+        return {"scheduling_strategy": NodeAffinitySchedulingStrategy(here, soft=False)}
+
+    def _shares_memory(self) -> bool:
+        connected = [connection.queue for connection in self.router.connections]
+        queues = [self.input_buffer, self.dead_letters, *connected]
+        return any(queue is not None and queue.backend == "sage" for queue in queues)
 
     def _has_host(self) -> bool:
         return self._actor is not None and not self._lost
@@ -101,11 +130,13 @@ class RayTask(RemoteTask):
 
     def _follow(self, actor: Any) -> None:
         interval = self.options.monitoring_interval
-        patience: float | None = _START_SECONDS
         try:
+            pid = ray.get(actor.pid.remote(), timeout=_START_SECONDS)
+            if self._shares_memory():
+                with suppress(psutil.NoSuchProcess):
+                    self._process = psutil.Process(pid)
             while not self._state.ended:
-                messages = ray.get(actor.poll.remote(interval), timeout=patience)
-                patience = None
+                messages = ray.get(actor.poll.remote(interval))
                 for message in messages:
                     self._take(cloudpickle.loads(message))
         except GetTimeoutError:
@@ -141,6 +172,10 @@ class _TaskActor:
             self._task.add_listener(self._report)
             self._task.start_running()
 
+    def pid(self) -> int:
+        """The process that it is."""
+        return os.getpid()
+
     def poll(self, seconds: float) -> list[bytes]:
         """What the task has to tell; its status, when there is nothing for some seconds."""
         try:
@@ -163,6 +198,34 @@ class _TaskActor:
 
     def _tell(self, message: object) -> None:
         self._outbox.put(cloudpickle.dumps(message))
+
+
+def is_one_machine(asked: Mapping[str, Any]) -> bool:
+    """Whether the cluster is no more than this machine, and has what actors will ask for.
+
+    Then they can be here, and need not be elsewhere. A cluster that may grow for what this
+    machine does not have is taken as one of several.
+
+    Args:
+        asked: ``resources`` and ``memory`` as of :class:`RayTask`.
+    """
+    all_nodes: Any = ray.nodes
+    by_proxy: Any = client_of_ray.is_connected
+    nodes = [node for node in all_nodes() if node["Alive"]]
+    if len(nodes) != 1 or by_proxy() or not _is_ours_here("raylet"):
+        return False
+    there = nodes[0]["Resources"]
+    wanted = {**(asked.get("resources") or {}), "memory": asked.get("memory") or 0}
+    return all(there.get(name, 0) >= amount for name, amount in wanted.items())
+
+
+def _is_ours_here(name: str) -> bool:
+    """Whether a process of this name runs in this pid namespace, for this user."""
+    user = os.getuid()
+    return any(
+        process.info["name"] == name and process.info["uids"].real == user
+        for process in psutil.process_iter(["name", "uids"])
+    )
 
 
 def connect() -> bool:

@@ -8,7 +8,9 @@ from collections import Counter
 import ray
 from ray.cluster_utils import Cluster
 
+from sagequeue import list_queues
 from sageruntime import BaseOperator, Packet, Pipeline, RestartPolicy, TaskOptions
+from sageruntime.task.ray_task import is_one_machine
 
 PACKETS = 3000
 
@@ -37,6 +39,8 @@ def work(cluster: Cluster) -> None:
     with pipeline.map(Where, on="ray", parallelism=2).sink().start() as job:
         while job.progress()[-1].packets < 500:
             assert not job.wait(0.02)
+        assert not is_one_machine({})
+        assert not [queue for queue in list_queues() if queue.name.startswith("cluster-")]
         here = ray.get_runtime_context().get_node_id()  # this process needs its own
         victim = next(worker for worker in workers if worker.node_id != here)
         cluster.remove_node(victim, allow_graceful=False)

@@ -7,6 +7,7 @@ import datetime
 import mmap
 import multiprocessing as mp
 import struct
+import subprocess
 import sys
 import threading
 import time
@@ -30,9 +31,9 @@ from sagequeue.queue import SageQueue
 SLOT_BODY = 112  # bytes of a default slot's body
 
 
-@pytest.fixture
-def queue() -> Iterator[SageQueue[Any]]:
-    with SageQueue[Any]() as queue:
+@pytest.fixture(params=["pickle", "cloudpickle"])
+def queue(request: pytest.FixtureRequest) -> Iterator[SageQueue[Any]]:
+    with SageQueue[Any](codec=request.param) as queue:
         yield queue
 
 
@@ -81,6 +82,58 @@ def test_item_comes_out_equal_and_of_its_type(queue: SageQueue[Any], item: Any) 
     result = through(queue, item)
     assert result == item
     assert type(result) is type(item)
+
+
+def test_code_goes_along_where_it_was_asked_for() -> None:
+    class Order:
+        def __init__(self, number: int) -> None:
+            self.number = number
+
+    with SageQueue[Any]() as queue, pytest.raises(EncodeError, match="codec 'pickle'"):
+        queue.put(Order(1))
+    with SageQueue[Any](codec="cloudpickle") as queue:
+        assert through(queue, lambda: 3)() == 3
+        assert through(queue, Order(2)).number == 2
+        with pytest.raises(EncodeError, match="codec 'cloudpickle'"):
+            queue.put(threading.Lock())
+        assert through(queue, Order(3)).number == 3
+
+
+CODE = """
+import sys
+from sagequeue.queue import SageQueue
+
+class Order:
+    number = 5
+
+with SageQueue(codec="cloudpickle") as queue:
+    print(queue.name, flush=True)
+    queue.put((Order(), lambda: Order.number))
+    sys.stdin.read()
+"""
+
+
+def test_code_of_a_script_runs_in_another_process() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", CODE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as script:
+        assert script.stdin is not None
+        assert script.stdout is not None
+        with SageQueue[Any].attach(script.stdout.readline().strip()) as queue:
+            order, number = queue.get(timeout=30)
+            assert type(order).__module__ == "__main__"
+            assert order.number == number() == 5
+        script.stdin.close()
+    assert script.returncode == 0
+
+
+def test_functions_of_two_items_share_nothing() -> None:
+    scope: dict[str, Any] = {"__name__": "__main__", "total": 0}
+    exec("def add():\n    global total\n    total += 1\n    return total", scope)
+    with SageQueue[Any](codec="cloudpickle") as queue:
+        queue.put_many([(scope["add"], scope["add"]), scope["add"]])
+        (one, other), third = queue.get_many()
+        assert (one(), other(), third()) == (1, 2, 1)
 
 
 def test_a_subclass_keeps_its_class(queue: SageQueue[Any]) -> None:
@@ -162,8 +215,8 @@ def test_an_item_that_cannot_be_pickled_is_refused_and_harms_nothing(
     queue: SageQueue[Any],
 ) -> None:
     queue.put("before")
-    with pytest.raises(EncodeError, match=r"cannot encode a function.*nothing was put"):
-        queue.put(lambda: None)
+    with pytest.raises(EncodeError, match=r"cannot encode a lock.*nothing was put"):
+        queue.put(threading.Lock())
     queue.put("after")
     assert queue.qsize() == 2
     assert queue.get_many() == ["before", "after"]
@@ -171,7 +224,7 @@ def test_an_item_that_cannot_be_pickled_is_refused_and_harms_nothing(
 
 def test_put_many_says_how_many_went_in_before_the_bad_one(queue: SageQueue[Any]) -> None:
     with pytest.raises(EncodeError) as caught:
-        queue.put_many([1, b"x" * 1000, lambda: None, 4])
+        queue.put_many([1, b"x" * 1000, threading.Lock(), 4])
     assert caught.value.accepted == 2
     assert queue.get_many() == [1, b"x" * 1000]
 
