@@ -16,6 +16,7 @@ from bench.runtime.figure import Figure
 FIGURES = (
     "hop",
     "process",
+    "actors",
     "scaling",
     "wordcount",
     "restart",
