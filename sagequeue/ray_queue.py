@@ -36,6 +36,9 @@ T = TypeVar("T")
 BATCH = 1024
 """Items that travel in one call to the actor."""
 
+CALL_BYTES = 16 << 20
+"""Bytes from which on a call takes no more items along."""
+
 PATIENCE = 1.0
 """Seconds that one call waits in the actor; then the caller asks again."""
 
@@ -93,7 +96,10 @@ class Broker:
                 return batch, False
             if not await self._wait_until(lambda: self.is_shutdown or bool(self.items), seconds):
                 return [], False
-            batch = [self.items.popleft() for _ in range(min(most, len(self.items)))]
+            batch, size = [], 0
+            while self.items and len(batch) < most and size < CALL_BYTES:
+                batch.append(self.items.popleft())
+                size += len(batch[-1])
             if batch:
                 self.handed_out[receiver] = (request, batch)
                 self.changed.notify_all()
@@ -118,22 +124,25 @@ class Broker:
             ):
                 return [], False
             claims: list[tuple[int, bytes, int]] = []
-            while claimant not in self.replaced and len(claims) < most:
+            size = 0
+            while claimant not in self.replaced and len(claims) < most and size < CALL_BYTES:
                 if self.returned:
                     item, deliveries = self.returned.popleft()
                 elif self.items:
                     item, deliveries = self.items.popleft(), 0
                 else:
                     break
+                size += len(item)
                 claims.append((next(self.claim_numbers), item, deliveries))
                 self.claims[claims[-1][0]] = claimant, item, deliveries
             if claims:
                 self.changed.notify_all()
             return claims, not claims
 
-    async def release(self, number: int) -> None:
-        """The claimed item is dealt with."""
-        self.claims.pop(number, None)
+    async def release(self, numbers: list[int]) -> None:
+        """The claimed items are dealt with."""
+        for number in numbers:
+            self.claims.pop(number, None)
 
     async def give_back_claims(self, of: str) -> None:
         async with self.changed:
@@ -206,7 +215,7 @@ class RayLease(Generic[T]):
 
     def release(self) -> None:
         """Acknowledge: the item is dealt with. It is not waited for."""
-        self._queue._tell("release", self._number)
+        self._queue.release_many([self])
 
 
 class RayQueue(Generic[T]):
@@ -262,9 +271,20 @@ class RayQueue(Generic[T]):
         deadline = deadline_of(block, timeout)
         iterator = iter(items)
         total = 0
-        while batch := [self._encode(item, total) for item in islice(iterator, BATCH)]:
+        while batch := self._encode_some(iterator, total):
             total = self._put_batch(batch, deadline, total)
         return total
+
+    def _encode_some(self, items: Iterator[T], accepted: int) -> list[bytes]:
+        """What goes in one call."""
+        batch: list[bytes] = []
+        size = 0
+        for item in islice(items, BATCH):
+            batch.append(self._encode(item, accepted))
+            size += len(batch[-1])
+            if size >= CALL_BYTES:
+                break
+        return batch
 
     def _put_batch(self, batch: list[bytes], deadline: float | None, total: int) -> int:
         while batch:
@@ -340,6 +360,10 @@ class RayQueue(Generic[T]):
                 raise
             leases.append(self._own.claimed.popleft())
         return leases
+
+    def release_many(self, leases: Iterable[RayLease[T]]) -> None:
+        """Acknowledge several of this queue's leases in one call, which is not waited for."""
+        self._tell("release", [lease._number for lease in leases])
 
     def give_back_claims(self, of: str) -> None:
         """Let others have what claimants whose names begin with ``of`` have not released.

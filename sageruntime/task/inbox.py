@@ -148,15 +148,18 @@ class ClaimingInbox(Inbox):
     def _claim(self, block: bool) -> list[Any]:
         return self.queue.claim_many(_TAKE, block=block)
 
+    def _release(self, leases: list[Any]) -> None:
+        for lease in leases:
+            lease.release()
+
     def done(self) -> None:
         """See :class:`Inbox`."""
-        kept = []
+        kept: list[Any] = []
+        done: list[Any] = []
         for lease in self._leases:
-            if isinstance(lease.item, StopSignal):
-                kept.append(lease)
-            else:
-                lease.release()
+            (kept if isinstance(lease.item, StopSignal) else done).append(lease)
         self._leases = kept
+        self._release(done)
 
     def mark(self) -> list[Message]:
         """See :class:`Inbox`."""
@@ -165,16 +168,14 @@ class ClaimingInbox(Inbox):
 
     def done_to_mark(self) -> None:
         """See :class:`Inbox`."""
-        for lease in self._leases[: self._marked]:
-            lease.release()
-        self._leases = self._leases[self._marked :]
+        done, self._leases = self._leases[: self._marked], self._leases[self._marked :]
         self._marked = 0
+        self._release(done)
 
     def end(self) -> None:
         """See :class:`Inbox`."""
-        for lease in self._leases:
-            lease.release()
-        self._leases = []
+        done, self._leases = self._leases, []
+        self._release(done)
 
     def rewind(self) -> None:
         """See :class:`Inbox`."""
@@ -203,6 +204,10 @@ class RayClaimingInbox(ClaimingInbox):
 
     def _claim(self, block: bool) -> list[Any]:
         return self.queue.claim_many(self._claimant, _TAKE, block)
+
+    def _release(self, leases: list[Any]) -> None:
+        if leases:
+            self.queue.release_many(leases)
 
 
 def inbox_of(queue: Queue[Message], task: str, keep: bool) -> Inbox:

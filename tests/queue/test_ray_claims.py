@@ -9,6 +9,7 @@ import pytest
 
 from sagequeue import RayQueue
 from sagequeue.errors import Empty, ShutDown
+from sagequeue.ray_queue import CALL_BYTES
 
 
 @pytest.fixture
@@ -60,3 +61,22 @@ def test_shutdown_ends_claims(queue: RayQueue[Any]) -> None:
     assert queue.claim("one").item == "x"
     with pytest.raises(ShutDown):
         queue.claim("one")
+
+
+def test_several_are_released_at_once(queue: RayQueue[Any]) -> None:
+    queue.put_many(["a", "b", "c"])
+    first, second, third = queue.claim_many("one:1")
+    queue.release_many([first, third])
+    queue.give_back_claims("one:")
+    assert second.item == "b"
+    assert [lease.item for lease in queue.claim_many("two:1")] == ["b"]
+
+
+def test_a_call_takes_no_more_than_some_mebibytes(queue: RayQueue[Any]) -> None:
+    big = bytes(CALL_BYTES // 2 + 1)
+    assert queue.put_many([big] * 5) == 5
+    assert [len(queue.get_many()) for _ in range(2)] == [2, 2]
+    assert queue.claim("one:1").item == big
+    queue.put_many([big] * 3)
+    assert len(queue.claim_many("one:1")) == 2
+    assert len(queue.claim_many("one:1")) == 1

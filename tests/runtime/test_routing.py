@@ -931,9 +931,11 @@ def test_the_broker_of_a_ray_queue_dies(ray_cluster: None) -> None:
     gone, there = create_queue(scope="cluster"), create_queue(scope="cluster")
     router, rejects = router_to({"gone": gone, "there": there}, partitioner=LeastLoaded())
     router.route_batch([Packet(n) for n in range(4)])
+    router.flush()
     assert gone.qsize() == there.qsize() == 2
     ray.kill(gone._actor)
     router.route_batch([Packet(n) for n in range(4, 8)])
+    router.flush()
     received = payloads_in(there)
     assert sorted(received)[-4:] == [4, 5, 6, 7]
     assert len(received) == 6
@@ -948,16 +950,62 @@ def test_the_depth_of_a_ray_queue_is_asked_seldom(ray_cluster: None) -> None:
     queue: Any = create_queue(scope="cluster")
     router, _ = router_to({"a": queue}, batch_size=10)
     (connection,) = router.connections
-    router.route_batch([Packet(n) for n in range(25)])
-    assert connection.depth() == 25
+    router.route_batch([Packet(n) for n in range(20)])
+    router.flush()
+    assert connection.depth() == 20
     queue.get_many(2)
     started = time.monotonic()
-    assert connection.depth() == 25 or time.monotonic() - started > 0.05
-    router.flush()
-    wait_until(lambda: connection.depth() == 10)
+    assert connection.depth() == 20 or time.monotonic() - started > 0.05
+    wait_until(lambda: connection.depth() == 0)
     router.route_batch([Packet(n) for n in range(10)])
-    assert connection.depth() == 20
+    assert connection.depth() == 10
     queue.close()
+
+
+@pytest.fixture
+def by_ray(ray_cluster: None) -> Iterator[Any]:
+    with create_queue(scope="cluster", maxsize=5) as queue:
+        yield queue
+
+
+def test_batches_go_to_a_queue_of_ray_s_several_at_a_time(by_ray: Any) -> None:
+    router, _ = router_to({"a": by_ray}, batch_size=2)
+    router.route_batch([Packet(n) for n in range(8)])
+    assert by_ray.qsize() == 0  # a call could take one batch more
+    router.route_batch([Packet(8), Packet(9)])
+    assert payloads_in(by_ray) == list(range(10))
+    router.route_batch([Packet(10), Packet(11), Packet(12)])
+    router.flush()
+    assert payloads_in(by_ray) == [10, 11, 12]
+
+
+def test_what_has_room_of_several_batches_goes_first(by_ray: Any) -> None:
+    router, rejects = router_to({"a": by_ray}, batch_size=1)
+    by_ray.put_many([PacketBatch([Packet(n)]) for n in range(3)])
+    sending = threading.Thread(target=router.route_batch, args=([Packet(n) for n in range(3, 23)],))
+    sending.start()
+    received: list[Any] = []
+    while len(received) < 20:
+        received += payloads_of(by_ray.get_many(4, timeout=30))
+    sending.join()
+    router.flush()
+    assert received + payloads_in(by_ray) == list(range(23))
+    assert not rejects
+
+
+def test_of_several_batches_only_the_packet_at_fault_is_rejected(by_ray: Any) -> None:
+    router, rejects = router_to({"a": by_ray}, batch_size=2)
+    payloads: list[Any] = list(range(10))
+    payloads[3] = payloads[6] = threading.Lock()
+    router.route_batch([Packet(payload) for payload in payloads])
+    received: list[Any] = []
+    sending = threading.Thread(target=router.flush)
+    sending.start()
+    while len(received) < 8:
+        received += payloads_of(by_ray.get_many(timeout=30))
+    sending.join()
+    assert received == [0, 1, 2, 4, 5, 7, 8, 9]
+    assert [payload for payload, _ in rejects] == [payloads[3], payloads[6]]
 
 
 class Unreachable(LocalQueue[Any]):

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 # How soon a task that waits for room notices that it was cancelled.
 _CANCEL_CHECK_SECONDS = 0.05
 
+# Batches and messages that go in one call to a queue of Ray's.
+_PARCEL = 32
+
 # How old the depth of a queue may be that takes a call to an actor to ask.
 _DEPTH_SECONDS = 0.1
 
@@ -88,6 +91,8 @@ class Connection:
         self._gathered: list[Packet] = []
         self._due: deque[list[Packet] | StopSignal | Barrier] = deque()
         self._delivering = threading.Lock()
+        # A queue of Ray's takes as long for several as for one; flush() does not wait for more.
+        self._parcel = min(_PARCEL, queue.maxsize or _PARCEL) if queue.backend == "ray" else 1
         # Of a queue that is asked seldom: its depth when asked last, and what was put since.
         self._known_depth = 0
         self._known_until = 0.0
@@ -117,7 +122,7 @@ class Connection:
             self._due.append(packets[room : room + size])
             room += size
         self._gathered = packets[room:]
-        return True
+        return len(self._due) >= self._parcel or self.closed is not None
 
     def cut(self) -> bool:
         """Make a batch of what is gathered and return whether there is something to deliver."""
@@ -167,33 +172,37 @@ class Connection:
         due = self._due
         with self._delivering:
             self.stalled = False
+            alone = 0  # how many of the next go one by one, because one of them is at fault
             while due and self.closed is None and not self.stalled:
-                first = due[0]
-                if not isinstance(first, list):
-                    if self._put(first, sender):
-                        due.popleft()
-                    continue
-                batch = PacketBatch(
-                    first,
-                    self.input_index,
-                    time.time_ns(),
-                    sender.name,
-                    sender.attempt,
-                    sender.traceparent,
-                )
+                count = min(len(due), 1 if alone else self._parcel)
                 try:
-                    if self._put(batch, sender):
-                        due.popleft()
+                    self._put([self._message(due[i], sender) for i in range(count)], sender)
+                    alone = max(0, alone - 1)
                 except EncodeError as error:
-                    due.popleft()
-                    if len(first) == 1:
-                        rejected.append((first[0], error))
-                    else:  # only the packets at fault are rejected
+                    if count > 1:
+                        alone = count
+                        continue
+                    first = due[0]
+                    assert isinstance(first, list)
+                    if len(first) > 1:  # only the packets at fault are rejected
+                        due.popleft()
                         due.extendleft([packet] for packet in reversed(first))
+                        alone = max(0, alone - 1) + len(first)
+                    else:
+                        due.popleft()
+                        rejected.append((first[0], error))
+                        alone = max(0, alone - 1)
         return rejected
 
-    def _put(self, message: Message, sender: Sender) -> bool:
-        """Put a message; False if the connection turns out to be closed or stalled."""
+    def _message(self, due: list[Packet] | StopSignal | Barrier, sender: Sender) -> Message:
+        if not isinstance(due, list):
+            return due
+        return PacketBatch(
+            due, self.input_index, time.time_ns(), sender.name, sender.attempt, sender.traceparent
+        )
+
+    def _put(self, messages: list[Message], sender: Sender) -> None:
+        """Put the first messages that are due; all, unless the connection is closed or stalled."""
         failures = 0
         patience = self.patience
         seconds = _CANCEL_CHECK_SECONDS
@@ -202,29 +211,42 @@ class Connection:
         waited = 0.0
         while True:
             try:
-                self.queue.put(message, timeout=seconds)
-                self._known_depth += 1
-                return True
-            except Full:
-                waited += seconds
+                if len(messages) == 1:
+                    self.queue.put(messages[0], timeout=seconds)
+                else:
+                    self.queue.put_many(messages, timeout=seconds)
+                self._have_put(len(messages))
+                return
+            except Full as error:
+                messages = messages[self._have_put(error.accepted) :]
+                waited = 0.0 if error.accepted else waited + seconds
                 self.stalled = patience is not None and waited >= patience
             except (ShutDown, QueueClosed) as error:
-                return self._close(f"{self.name} has ended and takes no more packets", error)
+                self._have_put(error.accepted if isinstance(error, ShutDown) else 0)
+                self._close(f"{self.name} has ended and takes no more packets", error)
+                return
             except BackendUnavailable as error:
                 failures += 1
                 retry = sender.retry
                 if retry is None or failures >= retry.attempts:
-                    return self._close(f"the queue of {self.name} is gone: {error}", error)
+                    self._close(f"the queue of {self.name} is gone: {error}", error)
+                    return
                 sender.cancelled.wait(min(retry.backoff * 2 ** (failures - 1), retry.max_backoff))
             if sender.cancelled.is_set():
                 raise TaskCancelled(f"stopped while it waited to send to {self.name}")
             if self.stalled:
-                return False
+                return
 
-    def _close(self, why: str, cause: Exception) -> bool:
+    def _have_put(self, count: int) -> int:
+        """The first ones that were due have been put; returns how many."""
+        for _ in range(count):
+            self._due.popleft()
+        self._known_depth += count
+        return count
+
+    def _close(self, why: str, cause: Exception) -> None:
         self.closed = DownstreamClosed(why)
         self.closed.__cause__ = cause
-        return False
 
     def _depth_of_queue(self) -> int:
         try:
