@@ -57,6 +57,7 @@ pytest: install
 # The tests on every supported Python that is installed as pythonX.Y.
 matrix:
 	for version in $(VERSIONS); do \
+	    PYENV_VERSION=$$(pyenv latest $$version 2>/dev/null) \
 	    $(MAKE) pytest PYTHON=python$$version VENV=.venv-$$version || exit 1; \
 	done
 
