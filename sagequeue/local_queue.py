@@ -9,9 +9,9 @@ import queue
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from types import TracebackType
 from typing import Generic, TypeVar
 
+from sagequeue.closing import Closing
 from sagequeue.deadline import deadline_of
 from sagequeue.errors import Empty, Full, InvalidOption, QueueClosed, ShutDown
 
@@ -20,7 +20,7 @@ T = TypeVar("T")
 _numbers = itertools.count(1)
 
 
-class LocalQueue(Generic[T]):
+class LocalQueue(Closing, Generic[T]):
     """A FIFO queue between threads over the standard library's ``queue.Queue``.
 
     It uses that class for its storage, lock and conditions, and adds batches, close, and the
@@ -154,17 +154,6 @@ class LocalQueue(Generic[T]):
             except ShutDown:
                 return
             yield item
-
-    def __enter__(self) -> LocalQueue[T]:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def __reduce__(self) -> str:
         raise TypeError(

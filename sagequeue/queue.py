@@ -9,10 +9,10 @@ import secrets
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from sagequeue._shared import SharedQueue
+from sagequeue.closing import Closing
 from sagequeue.errors import InvalidOption, ShutDown
 from sagequeue.leases import Leases
 
@@ -33,7 +33,7 @@ _MAX_CAPACITY = 1 << 24
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,180}")
 
 
-class SageQueue(SharedQueue[T], Generic[T]):
+class SageQueue(SharedQueue[T], Closing, Generic[T]):
     """A FIFO queue between the processes of one machine, in shared memory.
 
     It passes to other processes by inheritance (fork), as an argument (spawn, forkserver, Ray on
@@ -178,17 +178,6 @@ class SageQueue(SharedQueue[T], Generic[T]):
             except ShutDown:
                 return
             yield item
-
-    def __enter__(self) -> SageQueue[T]:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (type(self).attach, (self.name,))

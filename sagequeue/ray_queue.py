@@ -16,9 +16,9 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from itertools import count, islice
-from types import TracebackType
 from typing import Any, Generic, TypeVar
 
+from sagequeue.closing import Closing
 from sagequeue.deadline import deadline_of
 from sagequeue.errors import (
     BackendUnavailable,
@@ -218,7 +218,7 @@ class RayLease(Generic[T]):
         self._queue.release_many([self])
 
 
-class RayQueue(Generic[T]):
+class RayQueue(Closing, Generic[T]):
     """A FIFO queue for the tasks, actors and drivers of one Ray cluster.
 
     It may be passed to any of them. With a ``name``, whoever makes a RayQueue of that name in the
@@ -438,17 +438,6 @@ class RayQueue(Generic[T]):
             except ShutDown:
                 return
             yield item
-
-    def __enter__(self) -> RayQueue[T]:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
         self._check_open()

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sagequeue import create_queue
-from sageruntime.closing import Closing
+from sagequeue.closing import Closing
 from sageruntime.communication.router import Connection
 from sageruntime.context import Services, TaskContext
 from sageruntime.dead_letters.collector import DeadLetterCollector

@@ -12,7 +12,7 @@ from typing import Any
 
 import cloudpickle
 
-from sageruntime.closing import Closing
+from sagequeue.closing import Closing
 from sageruntime.communication.router import Packet
 from sageruntime.errors import DeadLetterStoreError
 from sageruntime.task.error_policy import DeadLetter

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from sageruntime.closing import Closing
+from sagequeue.closing import Closing
 from sageruntime.errors import CheckpointError
 from sageruntime.recovery.checkpoint import Checkpoint
 

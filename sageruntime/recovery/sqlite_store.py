@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sageruntime.closing import Closing
+from sagequeue.closing import Closing
 from sageruntime.errors import CheckpointError
 from sageruntime.recovery.checkpoint import Checkpoint
 

@@ -9,9 +9,9 @@ import time
 from concurrent.futures import Future
 from typing import Any
 
+from sagequeue.closing import Closing
 from sagequeue.errors import BackendUnavailable, Full, QueueClosed, ShutDown
 from sagequeue.protocol import Queue
-from sageruntime.closing import Closing
 from sageruntime.errors import ServiceLost, ServiceMethodNotFound, ServiceTimeout
 from sageruntime.naming import what_is_known
 from sageruntime.service.lifeline import Lifeline
