@@ -244,7 +244,7 @@ def test_a_job_leaves_flame_graphs(on: Any, tmp_path: Path) -> None:
 def test_a_job_that_fails_leaves_what_was_seen(tmp_path: Path) -> None:
     def work(n: int) -> int:
         compute(n)
-        if n == 200:
+        if n == 800:
             raise LookupError("no more")
         return n
 
@@ -277,7 +277,7 @@ stages:
 def test_sagert_run_shows_where_the_time_goes(tmp_path: Path) -> None:
     (tmp_path / "hot.py").write_text(
         "import time\n"
-        "def read():\n    return range(300)\n"
+        "def read():\n    return range(1000)\n"
         "def slow(n):\n    time.sleep(0.001)\n    return n\n"
     )
     (tmp_path / "hot.yaml").write_text(JOB)
