@@ -177,21 +177,18 @@ class Connection:
                 count = min(len(due), 1 if alone else self._parcel)
                 try:
                     self._put([self._message(due[i], sender) for i in range(count)], sender)
-                    alone = max(0, alone - 1)
                 except EncodeError as error:
                     if count > 1:
                         alone = count
                         continue
-                    first = due[0]
+                    first = due.popleft()
                     assert isinstance(first, list)
-                    if len(first) > 1:  # only the packets at fault are rejected
-                        due.popleft()
-                        due.extendleft([packet] for packet in reversed(first))
-                        alone = max(0, alone - 1) + len(first)
-                    else:
-                        due.popleft()
+                    if len(first) == 1:
                         rejected.append((first[0], error))
-                        alone = max(0, alone - 1)
+                    else:  # only the packets at fault are rejected
+                        due.extendleft([packet] for packet in reversed(first))
+                        alone += len(first)
+                alone = max(0, alone - 1)
         return rejected
 
     def _message(self, due: list[Packet] | StopSignal | Barrier, sender: Sender) -> Message:
