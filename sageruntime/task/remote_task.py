@@ -166,8 +166,6 @@ class RemoteTask(BaseTask):
                 self._before, self._measured_before = self.get_status(), self.measure()
                 self._last = self._last.with_nothing_counted()
                 self._launch_or_fail(self._blueprint(state, over))
-                if self._draining:
-                    self._command("stop", True, 0)
             # At once: who waits for a task to halt is not to see that it had halted before.
             self._advance(TaskState.RUNNING)
 
@@ -230,6 +228,9 @@ class RemoteTask(BaseTask):
         except TaskStartError as error:
             self.fail(error)
             raise
+        # by a listener, or while there was no host
+        if self._draining or self._cancelled:
+            self._command("stop", not self._cancelled, 0)
 
     def _take(self, message: object) -> None:
         """Act on a message from the host."""

@@ -159,7 +159,9 @@ class SupervisedTask(Lifecycle):
         """The life of the worker loop: one attempt after the other."""
         work_for(self.name, self.ctx.stage)
         beginning: tuple[bytes | None, bool] | None = self._beginning
-        if not self._advance(TaskState.RUNNING):
+        # not if it was asked to drain, or was restored, before it came to run
+        self._advance(TaskState.RUNNING)
+        if self._state.ended:
             return
         while beginning is not None:
             try:
@@ -230,4 +232,5 @@ class SupervisedTask(Lifecycle):
                 self._advance(TaskState.STOPPED)
                 return None
             restored, self._restored = self._restored, None
+            self._advance(TaskState.RUNNING)  # restored before it had halted
             return restored

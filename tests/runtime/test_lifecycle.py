@@ -173,6 +173,43 @@ def test_a_paused_task_takes_nothing_until_it_is_resumed(task_class: type[BaseTa
     task.cleanup()
 
 
+@pytest.mark.parametrize("task_class", [LocalTask, ProcessTask])
+@pytest.mark.parametrize("drain", [True, False])
+def test_a_task_that_is_stopped_before_it_came_to_run(
+    task_class: type[BaseTask], drain: bool
+) -> None:
+    task = task_class(TaskContext("early"), OperatorFactory(CollectSink))
+    task.put_packet(Packet(1))
+    # told while it is starting: whoever is to run it has not begun
+    task.add_listener(
+        lambda task: task.stop(drain, 0) if task.state is TaskState.STARTING else None
+    )
+    task.start_running()
+    assert task.join(20)
+    assert task.state is TaskState.STOPPED
+    if drain:
+        assert task.get_report().result == [1]
+    task.cleanup()
+
+
+def test_a_task_that_is_restored_before_it_came_to_run() -> None:
+    def halt_and_restore(task: BaseTask) -> None:
+        states.append(task.state)
+        if task.state is TaskState.STARTING:
+            task.halt()
+            task.restore(0)
+
+    states: list[TaskState] = []
+    task = LocalTask(TaskContext("early-restore"), OperatorFactory(CollectSink))
+    task.add_listener(halt_and_restore)
+    task.start_running()
+    task.put_packet(Packet(1))
+    assert task.stop(timeout=20)
+    assert task.get_report().result == [1]
+    assert states[-2:] == [TaskState.DRAINING, TaskState.STOPPED]
+    task.cleanup()
+
+
 def test_draining_a_paused_task_resumes_it() -> None:
     task = LocalTask(TaskContext("paused-drain"), OperatorFactory(CollectSink))
     task.start_running()
