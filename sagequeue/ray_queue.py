@@ -6,16 +6,15 @@ shutdown and join. Ray is imported when a RayQueue is made, never before.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import pickle
 import secrets
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from functools import cached_property
-from itertools import count, islice
+from itertools import islice
 from typing import Any, Generic, TypeVar
 
 from sagequeue.closing import Closing
@@ -30,166 +29,25 @@ from sagequeue.errors import (
     QueueClosed,
     ShutDown,
 )
+from sagequeue.ray_broker import BATCH, CALL_BYTES, Broker
 
 T = TypeVar("T")
-
-BATCH = 1024
-"""Items that travel in one call to the actor."""
-
-CALL_BYTES = 16 << 20
-"""Bytes from which on a call takes no more items along."""
 
 PATIENCE = 1.0
 """Seconds that one call waits in the actor; then the caller asks again."""
 
+FAREWELL = 1.0
+"""Seconds within which Ray ends an actor that nobody holds any more."""
 
-class Broker:
-    """What the actor does: it holds the items, as bytes, and lets callers wait.
-
-    A batch handed out is remembered until its receiver asks for the next, so that a call broken
-    off on the way (by Ctrl-C, say) can be made again and nothing is lost.
-    """
-
-    def __init__(self, maxsize: int) -> None:
-        self.maxsize = maxsize
-        self.items: deque[bytes] = deque()
-        self.unfinished = 0
-        self.is_shutdown = False
-        self.handed_out: dict[str, tuple[int, list[bytes]]] = {}
-        self.replaced: set[str] = set()
-        self.claims: dict[int, tuple[str, bytes, int]] = {}
-        self.claimants: set[str] = set()
-        self.returned: deque[tuple[bytes, int]] = deque()
-        self.claim_numbers = count(1)
-        self.changed = asyncio.Condition()
-
-    async def _wait_until(self, ready: Callable[[], bool], seconds: float) -> bool:
-        if not ready() and seconds > 0:
-            try:
-                await asyncio.wait_for(self.changed.wait_for(ready), seconds)
-            except asyncio.TimeoutError:
-                return False
-        return ready()
-
-    def _room(self) -> int:
-        return self.maxsize - len(self.items) if self.maxsize else BATCH
-
-    async def put_many(self, items: list[bytes], seconds: float) -> tuple[int, bool]:
-        """How many of the items went in, and whether the queue is shut down."""
-        async with self.changed:
-            await self._wait_until(lambda: self.is_shutdown or self._room() > 0, seconds)
-            if self.is_shutdown:
-                return 0, True
-            accepted = items[: max(0, self._room())]
-            self.items.extend(accepted)
-            self.unfinished += len(accepted)
-            self.changed.notify_all()
-            return len(accepted), False
-
-    async def get_many(
-        self, receiver: str, request: int, most: int, seconds: float
-    ) -> tuple[list[bytes], bool]:
-        """A batch, and whether the queue is shut down and drained."""
-        async with self.changed:
-            last, batch = self.handed_out.get(receiver, (-1, []))
-            if last == request:
-                return batch, False
-            if not await self._wait_until(lambda: self.is_shutdown or bool(self.items), seconds):
-                return [], False
-            batch, size = [], 0
-            while self.items and len(batch) < most and size < CALL_BYTES:
-                batch.append(self.items.popleft())
-                size += len(batch[-1])
-            if batch:
-                self.handed_out[receiver] = (request, batch)
-                self.changed.notify_all()
-            return batch, not batch and self.is_shutdown
-
-    async def claim_many(
-        self, claimant: str, most: int, seconds: float
-    ) -> tuple[list[tuple[int, bytes, int]], bool]:
-        """Claims, and whether the queue is shut down and drained.
-
-        A claim is its number, its item and how often that was claimed before.
-        """
-        async with self.changed:
-            self.claimants.add(claimant)
-            if not await self._wait_until(
-                lambda: (
-                    self.is_shutdown
-                    or bool(self.items or self.returned)
-                    or claimant in self.replaced
-                ),
-                seconds,
-            ):
-                return [], False
-            claims: list[tuple[int, bytes, int]] = []
-            size = 0
-            while claimant not in self.replaced and len(claims) < most and size < CALL_BYTES:
-                if self.returned:
-                    item, deliveries = self.returned.popleft()
-                elif self.items:
-                    item, deliveries = self.items.popleft(), 0
-                else:
-                    break
-                size += len(item)
-                claims.append((next(self.claim_numbers), item, deliveries))
-                self.claims[claims[-1][0]] = claimant, item, deliveries
-            if claims:
-                self.changed.notify_all()
-            return claims, not claims
-
-    async def release(self, numbers: list[int]) -> None:
-        """The claimed items are dealt with."""
-        for number in numbers:
-            self.claims.pop(number, None)
-
-    async def give_back_claims(self, of: str) -> None:
-        async with self.changed:
-            # calls that the dead had under way must not take anything any more
-            self.replaced |= {name for name in self.claimants if name.startswith(of)}
-            for number, (claimant, item, deliveries) in list(self.claims.items()):
-                if claimant in self.replaced:
-                    del self.claims[number]
-                    self.returned.append((item, deliveries + 1))
-            self.changed.notify_all()
-
-    async def forget(self, receiver: str) -> None:
-        """A receiver has left."""
-        self.handed_out.pop(receiver, None)
-
-    async def qsize(self) -> int:
-        return len(self.items) + len(self.returned)
-
-    async def shutdown(self, immediate: bool) -> None:
-        async with self.changed:
-            self.is_shutdown = True
-            if immediate:
-                self.unfinished -= len(self.items) + len(self.returned)
-                self.items.clear()
-                self.returned.clear()
-            self.changed.notify_all()
-
-    async def task_done(self) -> bool:
-        """False when there is no unfinished item."""
-        async with self.changed:
-            if self.unfinished == 0:
-                return False
-            self.unfinished -= 1
-            self.changed.notify_all()
-            return True
-
-    async def join(self, seconds: float) -> bool:
-        """Whether everything is done."""
-        async with self.changed:
-            return await self._wait_until(lambda: self.unfinished == 0, seconds)
+# When this process last gave up a handle of a queue, by the queue's name.
+_given_up: dict[str, float] = {}
 
 
 class _Receiver(threading.local):
     """What a handle knows as a receiver. Each thread is one of its own."""
 
-    def __init__(self) -> None:
-        self.name = secrets.token_hex(8)
+    def __init__(self, handle: str) -> None:
+        self.name = f"{handle}-{secrets.token_hex(4)}"
         self.request = 0
         self.received: deque[bytes] = deque()
         self.claimed: deque[RayLease[Any]] = deque()
@@ -242,13 +100,13 @@ class RayQueue(Closing, Generic[T]):
                 ray.get_runtime_context().get_node_id(), soft=False
             ),
         }
+        actor = None
         if name is not None:
             options |= {"name": f"sagequeue-{name}", "get_if_exists": True}
-        self._open(
-            name if name is not None else f"ray-{secrets.token_hex(6)}",
-            maxsize,
-            ray.remote(Broker).options(**options).remote(maxsize),
-        )
+            actor = _broker_of(name, options["name"])
+        if actor is None:
+            actor = ray.remote(Broker).options(**options).remote(maxsize)
+        self._open(name if name is not None else f"ray-{secrets.token_hex(6)}", maxsize, actor)
 
     def _open(self, name: str, maxsize: int, actor: Any) -> None:
         self.name = name
@@ -256,7 +114,8 @@ class RayQueue(Closing, Generic[T]):
         self.logger = logging.getLogger("sagequeue")
         self.closed = False
         self._actor = actor
-        self._own = _Receiver()
+        self._handle = secrets.token_hex(8)
+        self._own = _Receiver(self._handle)
 
     def put(self, item: T, block: bool = True, timeout: float | None = None) -> None:
         """Put an item; see :class:`sagequeue.protocol.Queue`."""
@@ -426,9 +285,14 @@ class RayQueue(Closing, Generic[T]):
     def close(self) -> None:
         """Give up this handle. Ray ends the actor when nobody holds a handle any more."""
         if not self.closed:
-            self._actor.forget.remote(self._own.name)
+            self._tell("forget", self._handle)
             self.closed = True
             self._actor = None
+            _note_given_up(self.name)
+
+    def __del__(self) -> None:
+        if not getattr(self, "closed", True):
+            _note_given_up(self.name)
 
     def __iter__(self) -> Iterator[T]:
         """Yield items until the queue is shut down and drained."""
@@ -487,6 +351,36 @@ def _reopen(kind: type[RayQueue[Any]], name: str, maxsize: int, actor: Any) -> R
     queue = kind.__new__(kind)
     queue._open(name, maxsize, actor)
     return queue
+
+
+def _note_given_up(name: str) -> None:
+    now = time.monotonic()
+    for other, at in list(_given_up.items()):
+        if now - at > FAREWELL:
+            _given_up.pop(other, None)
+    _given_up[name] = now
+
+
+def _broker_of(name: str, actor_name: str) -> Any:
+    """The actor of a named queue, if there is one that lives on.
+
+    Ray ends an actor a little after the last handle was given up. Asking for it in that time may
+    return one that is dying or, in the process that made it, keep it alive with what is in it.
+    """
+    import ray
+
+    until = _given_up.get(name, -FAREWELL) + FAREWELL
+    while actor_name in ray.util.list_named_actors():
+        if time.monotonic() >= until:
+            try:
+                actor = ray.get_actor(actor_name)
+                ray.get(actor.qsize.remote())
+            except (ValueError, ray.exceptions.RayActorError):
+                until = time.monotonic() + FAREWELL
+            else:
+                return actor
+        time.sleep(0.005)
+    return None
 
 
 def _initialised_ray() -> Any:

@@ -69,6 +69,19 @@ def test_a_ray_queue_is_found_by_its_name_and_travels(ray_cluster: None) -> None
     second.close()
 
 
+@pytest.mark.parametrize("is_closed", [True, False])
+def test_a_ray_queue_that_all_have_given_up_is_not_found_again(
+    ray_cluster: None, is_closed: bool
+) -> None:
+    for number in range(5):
+        queue = create_queue("again", scope="cluster")
+        assert queue.qsize() == 0
+        queue.put(number)
+        if is_closed:
+            queue.close()
+        del queue
+
+
 def test_the_death_of_a_ray_queue_is_told(ray_cluster: None) -> None:
     import ray
 

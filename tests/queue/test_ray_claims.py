@@ -9,7 +9,7 @@ import pytest
 
 from sagequeue import RayQueue
 from sagequeue.errors import Empty, ShutDown
-from sagequeue.ray_queue import CALL_BYTES
+from sagequeue.ray_broker import CALL_BYTES
 
 
 @pytest.fixture
