@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from sageruntime.communication.stable_hash import instance_for
 from sageruntime.errors import ServiceNotFound
 from sageruntime.logs import TaskLogger
 from sageruntime.naming import what_is_known
@@ -74,3 +75,11 @@ class TaskContext:
             self.stage = self.name
         if self.logger is None:
             self.logger = TaskLogger(self.name, self.stage)
+
+    def owns(self, key: Any) -> bool:
+        """Whether packets of this key come to this instance, in a stage after ``key_by``.
+
+        Raises:
+            UnstableKey: the key is of no type that may be one, and there are several instances.
+        """
+        return self.parallelism == 1 or instance_for(key, self.parallelism) == self.index

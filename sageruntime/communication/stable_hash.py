@@ -38,6 +38,11 @@ def stable_hash(key: Any) -> int:
     )
 
 
+def instance_for(key: Any, parallelism: int) -> int:
+    """Which of a stage's instances the packets of a key go to; UnstableKey as of a hash."""
+    return stable_hash(key) % parallelism
+
+
 def _is_nan(number: Number) -> bool:
     # a signalling NaN cannot even be compared
     return number.is_nan() if isinstance(number, Decimal) else bool(number != number)

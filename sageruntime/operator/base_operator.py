@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from sageruntime.communication.router import BaseRouter, Packet
 from sageruntime.context import TaskContext
-from sageruntime.errors import OperatorError
+from sageruntime.errors import CheckpointError, OperatorError
 from sageruntime.operator.results import Results
 
 if TYPE_CHECKING:
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 class BaseOperator(ABC):
     """Base of every operator. Its methods are called in this order, each in the task's host:
 
-    ``open`` once, ``restore`` once if there is a state to begin with, ``process`` for every packet,
+    ``open`` once, ``restore`` once if there is a state to begin with (after ``rescale`` if the
+    stage had another number of instances when it was taken), ``process`` for every packet,
     ``finish`` once if every input ended without an error, ``close`` once in any case. ``snapshot``
     and ``checkpoint_completed`` may come between two packets. Only ``process`` may be called from
     several threads at once, when the task has more than one worker thread; then packets of equal
@@ -75,6 +76,24 @@ class BaseOperator(ABC):
     def restore(self, state: Any) -> None:
         """Go on from what :meth:`snapshot` returned, in this run of the job or an earlier one."""
         raise OperatorError(f"{type(self).__qualname__} has a snapshot() but no restore(); add it")
+
+    def rescale(self, states: list[Any]) -> Any:
+        """What to :meth:`restore` of the states of a stage that had more instances, or fewer.
+
+        Every instance is given all of them, and returns its own part: for a state by key, that of
+        the keys it ``ctx.owns``. It must be the same part each time.
+
+        Args:
+            states: what :meth:`snapshot` of each instance returned, in order of index.
+
+        Returns:
+            A state as of :meth:`snapshot`; None when there is none to begin with.
+        """
+        raise CheckpointError(
+            f"the checkpoint has {len(states)} instances of {self.ctx.stage}, the job has "
+            f"{self.ctx.parallelism}, and {type(self).__qualname__} has no rescale(); add it, or "
+            "run the job with the parallelism it had"
+        )
 
     def checkpoint_completed(self) -> None:  # noqa: B027
         """What :meth:`snapshot` returned last is kept for good: the job never goes back before it.

@@ -32,3 +32,10 @@ class CountByKey(BaseOperator):
     def restore(self, state: defaultdict[Any, int]) -> None:
         """Go on from them."""
         self.counts = state
+
+    def rescale(self, states: list[defaultdict[Any, int]]) -> defaultdict[Any, int]:
+        """The counts of the keys that come here now."""
+        owned: defaultdict[Any, int] = defaultdict(int)
+        for state in states:
+            owned.update({key: count for key, count in state.items() if self.ctx.owns(key)})
+        return owned

@@ -52,3 +52,7 @@ class CollectSink(SinkOperator):
     def restore(self, state: list[Any]) -> None:
         """Go on from them."""
         self.payloads = state
+
+    def rescale(self, states: list[list[Any]]) -> list[Any]:
+        """The first instance goes on from those of all."""
+        return [payload for state in states for payload in state] if self.ctx.index == 0 else []

@@ -60,7 +60,10 @@ class IterableSource(SourceOperator):
 
     def __init__(self, origin: Iterable[Any] | Callable[[], Iterable[Any]]) -> None:
         self.origin = origin
+        # How many items of this instance's share are behind it, and what other numbers of
+        # instances had read before: the positions of each.
         self._position = 0
+        self._former: list[list[int]] = []
 
     def read(self) -> Iterator[Any]:
         """See :class:`SourceOperator`."""
@@ -74,13 +77,22 @@ class IterableSource(SourceOperator):
                 others -= 1
             else:
                 others = every - 1
+                number = self.ctx.index + self._position * every
                 self._position += 1
-                yield item
+                if not (self._former and self._was_read(number)):
+                    yield item
 
-    def snapshot(self) -> int:
-        """How many items have been yielded."""
-        return self._position
+    def snapshot(self) -> tuple[int, list[list[int]]]:
+        """What of the iterable has been yielded."""
+        return self._position, self._former
 
-    def restore(self, state: int) -> None:
-        """Pass over as many: the iterable has to yield the same items again."""
-        self._position = state
+    def restore(self, state: tuple[int, list[list[int]]]) -> None:
+        """Pass over it: the iterable has to yield the same items again."""
+        self._position, self._former = state
+
+    def rescale(self, states: list[tuple[int, list[list[int]]]]) -> tuple[int, list[list[int]]]:
+        """Share anew what no instance has yielded."""
+        return 0, [*states[0][1], [position for position, _ in states]]
+
+    def _was_read(self, number: int) -> bool:
+        return any(number // len(read) < read[number % len(read)] for read in self._former)

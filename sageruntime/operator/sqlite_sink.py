@@ -76,6 +76,18 @@ class SqliteSink(SinkOperator, BatchOperator):
         self._pending = [pair for pair in self._pending if pair[0] > done]
         self.checkpoint_completed()
 
+    def rescale(
+        self, states: list[tuple[str, int, int, list[Transaction]]]
+    ) -> tuple[str, int, int, list[Transaction]]:
+        """Finish what some of the former instances had to write, and count it as written."""
+        written = 0
+        for state in states[self.ctx.index :: self.ctx.parallelism]:
+            former = SqliteSink(self.path, self.statement, self.schema)
+            former._database = self._database
+            former.restore(state)
+            written += former._written
+        return self._run, 0, written, []
+
     def checkpoint_completed(self) -> None:
         """See :class:`BaseOperator`."""
         if self._pending:

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 from sageruntime.errors import CheckpointError
 from sageruntime.recovery.checkpoint import Checkpoint, CheckpointOptions
 from sageruntime.recovery.policies import RestartPolicy
+from sageruntime.recovery.rescaling import states_for
 from sageruntime.recovery.restart_budget import RestartBudget
 from sageruntime.task.state import TaskState
 
@@ -90,13 +91,14 @@ class Coordinator:
             sources: which of them are sources.
 
         Raises:
-            CheckpointError: the latest checkpoint is of a job with other tasks.
+            CheckpointError: the latest checkpoint is of a job with other stages.
         """
         self._tasks = dict(tasks)
         self._sources = list(sources)
         latest = self._store.latest(self._job)
+        states: dict[str, bytes] = {}
         if latest is not None:
-            self._check_fit(latest)
+            states = states_for(self._job, latest, self._tasks)
             self._number = latest.number
             self._logger.warning(
                 "job %s goes on from checkpoint %d of %s",
@@ -106,7 +108,7 @@ class Coordinator:
             task.supervisor = self
             task.add_listener(self._notice)
             if latest is not None:
-                task.begin_with(latest.states[key], latest.over)
+                task.begin_with(states[key], latest.over)
 
     def start(self) -> None:
         """Begin to take checkpoints."""
@@ -266,11 +268,11 @@ class Coordinator:
         self._exhausted = set()
         self._last_taken = self._released = False
         self._completed = {}
+        states = {} if latest is None else states_for(self._job, latest, self._tasks)
+        over = latest is not None and latest.over
         # The receivers first: they are there when the first packets come.
         for key in reversed(self._tasks):
-            state = None if latest is None else latest.states[key]
-            over = latest is not None and latest.over
-            self._tasks[key].restore(self._attempt, state, over)
+            self._tasks[key].restore(self._attempt, states.get(key), over)
         self._due = time.monotonic() + self._options.interval
 
     def _save(self, states: dict[str, bytes], over: bool = False) -> None:
@@ -279,15 +281,6 @@ class Coordinator:
     def _give_up(self, error: Exception) -> None:
         for task in self._tasks.values():
             task.fail(error)
-
-    def _check_fit(self, checkpoint: Checkpoint) -> None:
-        kept, wanted = checkpoint.states.keys(), self._tasks.keys()
-        if kept != wanted:
-            raise CheckpointError(
-                f"checkpoint {checkpoint.number} of job {self._job} does not fit: it has the tasks "
-                f"{', '.join(sorted(kept))}; the job has {', '.join(sorted(wanted))}. Run it with "
-                "the stages and the parallelism it had, or begin anew with resume=False"
-            )
 
 
 def _key_of(task: SupervisedTask) -> str:

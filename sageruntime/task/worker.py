@@ -20,6 +20,7 @@ from sageruntime.errors import CheckpointError, TaskCancelled, TaskHalted
 from sageruntime.metrics import TaskMetrics
 from sageruntime.operator import BaseOperator, SinkOperator
 from sageruntime.operator.results import packets_of
+from sageruntime.recovery.rescaling import FormerStates
 from sageruntime.task.calls import Calls
 from sageruntime.task.error_policy import ErrorHandler
 from sageruntime.task.options import TaskOptions
@@ -184,7 +185,7 @@ class Worker(ABC):
         try:
             complete(operator.open())
             if state is not None:
-                self._set_state(cloudpickle.loads(state))
+                self._begin_with(cloudpickle.loads(state))
             if not over:
                 self._work()
                 self.events.draining()
@@ -258,6 +259,13 @@ class Worker(ABC):
                 f"{self.name}: what snapshot() returned does not pickle: {error}; return plain data"
             ) from error
         return data
+
+    def _begin_with(self, state: Any) -> None:
+        if isinstance(state, FormerStates):
+            states = [cloudpickle.loads(one) for one in state.states]
+            known = any(one is not None for one in states)
+            state = self.operator.rescale(states) if known else None
+        self._set_state(state)
 
     def _get_state(self) -> Any:
         return self.operator.snapshot()

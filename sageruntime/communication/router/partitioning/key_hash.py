@@ -7,7 +7,7 @@ from typing import Any
 
 from sageruntime.communication.router.packet import Packet
 from sageruntime.communication.router.partitioning.partitioner import Reject, Target
-from sageruntime.communication.stable_hash import stable_hash
+from sageruntime.communication.stable_hash import instance_for
 
 _CACHED_KEYS = 1 << 16
 
@@ -53,7 +53,7 @@ class KeyHash:
                 way = way_of[key]
             except (KeyError, TypeError):
                 try:
-                    way = stable_hash(key) % ways
+                    way = instance_for(key, ways)
                     way_of[key] = way
                 except Exception as error:
                     reject(packet, error)
