@@ -8,6 +8,9 @@ from typing import Protocol
 
 from sageruntime.errors import InvalidOption
 
+LAST_STATE = 0
+"""Stands for the number of the checkpoint that a job's tasks make of their last states."""
+
 
 @dataclass(frozen=True)
 class Checkpoint:

@@ -23,7 +23,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from sageruntime.errors import CheckpointError
-from sageruntime.recovery.checkpoint import Checkpoint, CheckpointOptions
+from sageruntime.recovery.checkpoint import LAST_STATE, Checkpoint, CheckpointOptions
 from sageruntime.recovery.policies import RestartPolicy
 from sageruntime.recovery.rescaling import states_for
 from sageruntime.recovery.restart_budget import RestartBudget
@@ -194,7 +194,7 @@ class Coordinator:
             self._logger.error("checkpoint %d is lost: %s", self._number, error)
             return
         for task in self._tasks.values():
-            task.checkpoint_completed()
+            task.checkpoint_completed(self._number)
         if last:
             self._released = True
             for source in self._sources:
@@ -214,7 +214,7 @@ class Coordinator:
         self._number += 1
         self._save(self._completed, over=not self._alone)
         for task in self._tasks.values():
-            task.checkpoint_completed()
+            task.checkpoint_completed(LAST_STATE)
             task.dismiss()
 
     def _on_failed(self, failed: SupervisedTask, error: BaseException) -> None:

@@ -117,7 +117,7 @@ class MailboxWorker(Worker):
     def _begin_checkpoint(self) -> None:
         checkpoint, self._checkpoint = self._checkpoint, 0
         self._flush()
-        self.events.snapshot_taken(checkpoint, self._snapshot())
+        self.events.snapshot_taken(checkpoint, self._snapshot(checkpoint))
 
     def _make_room(self) -> None:
         """Wait until a checkpoint is complete, so that more may be taken."""
@@ -198,7 +198,7 @@ class MailboxWorker(Worker):
 
     def _pass(self, barrier: Barrier) -> bool:
         """Take the snapshot, pass the barrier on, and receive what had to wait for it."""
-        state = self._snapshot()
+        state = self._snapshot(barrier.checkpoint)
         self.router.pass_barrier(barrier.checkpoint)
         self.events.snapshot_taken(barrier.checkpoint, state)
         self._barrier = None

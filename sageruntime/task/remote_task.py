@@ -173,9 +173,9 @@ class RemoteTask(BaseTask):
         """See :class:`BaseTask`."""
         self._command("take_checkpoint", checkpoint)
 
-    def checkpoint_completed(self) -> None:
+    def checkpoint_completed(self, checkpoint: int) -> None:
         """See :class:`BaseTask`."""
-        self._command("checkpoint_completed")
+        self._command("checkpoint_completed", checkpoint)
 
     def release(self) -> None:
         """See :class:`BaseTask`."""

@@ -79,7 +79,7 @@ class SourceWorker(Worker):
             with self._sending:
                 checkpoint, self._checkpoint = self._checkpoint, 0
                 self._send()
-                state = self._snapshot()
+                state = self._snapshot(checkpoint)
                 self.router.pass_barrier(checkpoint)
             self.events.snapshot_taken(checkpoint, state)
 

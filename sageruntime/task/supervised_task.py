@@ -92,10 +92,15 @@ class SupervisedTask(Lifecycle):
         with self._changed:
             self._worker.take_checkpoint(checkpoint)
 
-    def checkpoint_completed(self) -> None:
-        """The task's last snapshot is part of a complete checkpoint."""
+    def checkpoint_completed(self, checkpoint: int) -> None:
+        """A checkpoint is complete, and the task's snapshot for it is part of it.
+
+        Args:
+            checkpoint: its number; :data:`~sageruntime.recovery.checkpoint.LAST_STATE` for the one
+                that holds what the task has told by :meth:`completed`.
+        """
         with self._changed:
-            self._worker.checkpoint_completed()
+            self._worker.checkpoint_completed(checkpoint)
 
     def release(self) -> None:
         """Let a source that has been read to its end finish."""

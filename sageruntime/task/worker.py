@@ -20,6 +20,7 @@ from sageruntime.errors import CheckpointError, TaskCancelled, TaskHalted
 from sageruntime.metrics import TaskMetrics
 from sageruntime.operator import BaseOperator, SinkOperator
 from sageruntime.operator.results import packets_of
+from sageruntime.recovery.checkpoint import LAST_STATE
 from sageruntime.recovery.rescaling import FormerStates
 from sageruntime.task.calls import Calls
 from sageruntime.task.error_policy import ErrorHandler
@@ -98,8 +99,9 @@ class Worker(ABC):
         self._cancelled = False
         self._halted = False
         self._paused = False
-        self._checkpoint_completed = False
+        self._completed: int | None = None
         self._dismissed = False
+        self._latest: int | None = None
         router.on_reject = errors.reject
 
     def run(self, state: bytes | None = None, over: bool = False) -> Any:
@@ -147,10 +149,10 @@ class Worker(ABC):
             self.router.cancel()
             self._call_attention()
 
-    def checkpoint_completed(self) -> None:
-        """The snapshot taken last is part of a complete checkpoint."""
+    def checkpoint_completed(self, checkpoint: int) -> None:
+        """A checkpoint is complete; it means something if no snapshot was taken since."""
         with self._asked:
-            self._checkpoint_completed = True
+            self._completed = checkpoint
             self._call_attention()
 
     def dismiss(self) -> None:
@@ -197,7 +199,7 @@ class Worker(ABC):
             self.router.stop()
             self._end_input()
             if self.coordinated:
-                self.events.completed(self._snapshot())
+                self.events.completed(self._snapshot(LAST_STATE))
                 self._wait_for(lambda: self._dismissed)
         finally:
             complete(operator.close())
@@ -224,8 +226,8 @@ class Worker(ABC):
                 raise TaskCancelled(f"{self.name} was stopped without draining")
             if self._halted:
                 raise TaskHalted(f"{self.name} was halted")
-            completed, self._checkpoint_completed = self._checkpoint_completed, False
-        if completed:
+            completed, self._completed = self._completed, None
+        if completed is not None and completed == self._latest:
             self._on_checkpoint_completed()
 
     def _call_attention(self) -> None:
@@ -250,7 +252,8 @@ class Worker(ABC):
     def _on_checkpoint_completed(self) -> None:
         self.operator.checkpoint_completed()
 
-    def _snapshot(self) -> bytes:
+    def _snapshot(self, checkpoint: int) -> bytes:
+        self._latest = checkpoint
         state = self._get_state()
         try:
             data: bytes = cloudpickle.dumps(state)

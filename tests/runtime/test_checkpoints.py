@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import cloudpickle
@@ -28,16 +29,20 @@ from sageruntime import (
     BaseOperator,
     CheckpointOptions,
     CountByKey,
+    LocalTask,
     OperatorFactory,
     Packet,
     Pipeline,
     RestartPolicy,
     SourceOperator,
     SqliteSink,
+    TaskContext,
     TaskOptions,
 )
+from sageruntime.communication.router import Barrier
 from sageruntime.errors import CheckpointError, InvalidOption, JobFailed, RuntimeTaskError
 from sageruntime.job import Job
+from sageruntime.operator import CollectSink
 from sageruntime.recovery import Checkpoint
 from sageruntime.recovery.checkpoint import CheckpointStore
 from sageruntime.recovery.folder_store import FolderCheckpointStore
@@ -491,3 +496,46 @@ def test_a_process_that_hangs_when_the_job_goes_back_is_killed(tmp_path: Path) -
             time.sleep(0.01)
         job._tasks[2][0].kill_host()  # type: ignore[attr-defined]
         assert job.result().sink_result == [str(number) for number in range(10)]
+
+
+class Told(CollectSink):
+    """Notes how much it had seen when it was told of a complete checkpoint."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: list[int] = []
+
+    def checkpoint_completed(self) -> None:
+        self.told.append(len(self.payloads))
+
+
+class Watching:
+    """A supervisor that only keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.snapshots: SimpleQueue[int] = SimpleQueue()
+
+    def snapshot_taken(self, task: Any, checkpoint: int, state: bytes) -> None:
+        self.snapshots.put(checkpoint)
+
+
+def test_a_checkpoint_is_not_taken_for_a_later_one() -> None:
+    """That an earlier one is complete may be known here only after the snapshot of the next."""
+    supervisor: Any = Watching()
+    task = LocalTask(
+        TaskContext("late", upstreams=1), OperatorFactory(Told), supervisor=supervisor,
+        coordinated=True,
+    )  # fmt: skip
+    task.start_running()
+    for checkpoint in (1, 2):
+        task.put_packet(Packet(checkpoint))
+        task.input_buffer.put(Barrier(checkpoint, "source"))
+        assert supervisor.snapshots.get(timeout=20) == checkpoint
+    operator: Any = task.operator
+    for checkpoint, known in ((1, []), (3, [3])):
+        task.checkpoint_completed(checkpoint)
+        task.put_packet(Packet("more"))
+        task.input_buffer.put(Barrier(checkpoint + 2, "source"))
+        assert supervisor.snapshots.get(timeout=20) == checkpoint + 2
+        assert operator.told == known
+    task.cleanup()
