@@ -55,6 +55,13 @@ class TaskLost(RuntimeTaskError):
     """The process or actor that hosted the task died without a report."""
 
 
+class HostReplaced(TaskLost):
+    """The process or actor that hosted the task was killed, because its operator hung.
+
+    The packets it hung on have been dealt with, and are left out from now on.
+    """
+
+
 class TaskHalted(RuntimeTaskError):
     """The worker loop was told to leave off, to begin again from a checkpoint."""
 

@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
-from sageruntime.errors import CheckpointError
+from sageruntime.errors import CheckpointError, HostReplaced
 from sageruntime.recovery.checkpoint import LAST_STATE, Checkpoint, CheckpointOptions
 from sageruntime.recovery.policies import RestartPolicy
 from sageruntime.recovery.rescaling import states_for
@@ -218,7 +218,8 @@ class Coordinator:
             task.dismiss()
 
     def _on_failed(self, failed: SupervisedTask, error: BaseException) -> None:
-        delay = self._budget.next_delay()
+        # what it hung on is dealt with: that is no failure of the job
+        delay = 0.0 if isinstance(error, HostReplaced) else self._budget.next_delay()
         if delay is None or isinstance(error, CheckpointError):
             failed.fail(error)
             return

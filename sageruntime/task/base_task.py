@@ -21,6 +21,7 @@ from sageruntime.operator import BaseOperator, SourceOperator
 from sageruntime.profiling import StackProfile
 from sageruntime.task.calls import calls_of, overdue
 from sageruntime.task.error_policy import DeadLetter, ErrorHandler, ErrorPolicy
+from sageruntime.task.hung_packets import HungPackets
 from sageruntime.task.inbox import Inbox, inbox_of
 from sageruntime.task.mailbox_worker import MailboxWorker
 from sageruntime.task.options import TaskOptions, task_options
@@ -127,8 +128,7 @@ class BaseTask(SupervisedTask):
             )
         self.input_buffer: Queue[Message] = input_buffer
         self.input_buffer.logger = self.logger
-        self.given_up: set[int] = set()
-        """Ids of packets that the operator hung on, if its process was replaced for them."""
+        self.hung = HungPackets(anew=coordinated)
         if self._plugins is not None and self.tells_plugins:
             self._plugins.listen_to_states(self)
         self._inbox: Inbox | None = None
@@ -356,7 +356,7 @@ class BaseTask(SupervisedTask):
         assert self._inbox is not None
         return MailboxWorker(
             *parts, self.coordinated, self, tracer,
-            inbox=self._inbox, upstreams=self.ctx.upstreams, given_up=self.given_up,
+            inbox=self._inbox, upstreams=self.ctx.upstreams, hung=self.hung,
         )  # fmt: skip
 
     def _get_profile(self) -> StackProfile | None:
@@ -389,9 +389,9 @@ class BaseTask(SupervisedTask):
                 self.errors.handle(packet, overdue(packet, self.options.processing_timeout or 0))
             except PacketError as failure:
                 error = failure
-        self._on_stuck([packet.id for packet in packets], error)
+        self._on_stuck(packets, error)
 
-    def _on_stuck(self, packet_ids: list[int], error: BaseException | None) -> None:
+    def _on_stuck(self, packets: list[Packet], error: BaseException | None) -> None:
         """The worker's thread hangs in the operator; it cannot be stopped in this process."""
         if error is not None:
             self.fail(error)

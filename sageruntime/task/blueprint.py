@@ -16,6 +16,7 @@ from sageruntime.factory.operator_factory import OperatorFactory
 from sageruntime.task.base_task import BaseTask
 from sageruntime.task.error_policy import DeadLetter
 from sageruntime.task.hosted_task import HostedTask, Send
+from sageruntime.task.hung_packets import HungPackets
 from sageruntime.task.options import OPTION_NAMES, TaskOptions
 
 
@@ -34,7 +35,7 @@ class TaskBlueprint:
     plugins: tuple[Any, ...]
     coordinated: bool
     attempt: int
-    given_up: set[int]
+    hung: HungPackets
     paused: bool
     state: bytes | None
     over: bool
@@ -55,7 +56,7 @@ class TaskBlueprint:
             task.given_plugins,
             task.coordinated,
             task.router.attempt,
-            task.given_up,
+            task.hung,
             task.get_status().paused,
             state,
             over,
@@ -91,7 +92,7 @@ class TaskBlueprint:
             attempt=self.attempt,
             **{name: getattr(self.options, name) for name in OPTION_NAMES},
         )
-        task.given_up.update(self.given_up)
+        task.hung.learn(self.hung)
         for connection in self.connections:
             task.router.add_connection(connection)
         for group, partitioner in self.partitioners.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -9,9 +10,11 @@ from typing import Any
 
 import cloudpickle
 
+from sageruntime.communication.router import Packet
 from sageruntime.errors import InvalidOption, TaskCancelled, TaskStateError
 from sageruntime.profiling import StackProfile
 from sageruntime.profiling.spy import Spy
+from sageruntime.task.hung_packets import Name
 from sageruntime.task.local_task import LocalTask
 from sageruntime.task.packed_error import PackedError
 from sageruntime.task.status import TaskStatus
@@ -30,10 +33,17 @@ class Failed:
 
 @dataclass(frozen=True)
 class Stuck:
-    """The operator hangs on these packets; with an error, the policy is that the task fails."""
+    """The operator hangs on packets.
 
-    packet_ids: list[int]
+    Attributes:
+        names: of the packets, as of :class:`~sageruntime.task.hung_packets.HungPackets`.
+        error: the policy is that the task fails, with this.
+        early: packets that it hung on before have not come again yet, so they may be these.
+    """
+
+    names: list[Name]
     error: PackedError | None
+    early: bool
 
 
 @dataclass(frozen=True)
@@ -43,10 +53,11 @@ class Exhausted:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The task's part of a checkpoint."""
+    """The task's part of a checkpoint, and the packets that were left out before it."""
 
     checkpoint: int
     state: bytes
+    left_out: Counter[Name]
 
 
 @dataclass(frozen=True)
@@ -81,7 +92,7 @@ class HandleSupervisor:
 
     def snapshot_taken(self, task: SupervisedTask, checkpoint: int, state: bytes) -> None:
         """See :class:`~sageruntime.task.supervisor.Supervisor`."""
-        self._send(Snapshot(checkpoint, state))
+        self._send(Snapshot(checkpoint, state, task.hung.left_out()))
 
     def completed(self, task: SupervisedTask, state: bytes) -> None:
         """See :class:`~sageruntime.task.supervisor.Supervisor`."""
@@ -157,6 +168,8 @@ class HostedTask(LocalTask):
     def _is_restartable(self) -> bool:
         return super()._is_restartable() or self.options.processing_timeout is not None
 
-    def _on_stuck(self, packet_ids: list[int], error: BaseException | None) -> None:
+    def _on_stuck(self, packets: list[Packet], error: BaseException | None) -> None:
         self._send(self.get_status())  # the last: this process will be killed
-        self._send(Stuck(packet_ids, None if error is None else PackedError.of(error)))
+        names = [self.hung.name_of(packet) for packet in packets]
+        packed = None if error is None else PackedError.of(error)
+        self._send(Stuck(names, packed, self.hung.due))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Container
 from contextlib import suppress
 from typing import Any
 
@@ -15,6 +14,7 @@ from sageruntime.communication.router import (
     PacketBatch,
     StopSignal,
 )
+from sageruntime.task.hung_packets import HungPackets
 from sageruntime.task.inbox import Inbox
 from sageruntime.task.worker import Worker
 
@@ -36,12 +36,14 @@ class MailboxWorker(Worker):
     """
 
     def __init__(
-        self, *args: Any, inbox: Inbox, upstreams: int, given_up: Container[int], **options: Any
+        self, *args: Any, inbox: Inbox, upstreams: int, hung: HungPackets, **options: Any
     ) -> None:
         super().__init__(*args, **options)
         self._inbox = inbox
         self._upstreams = upstreams
-        self._given_up = given_up
+        self._hung = hung
+        hung.begin()
+        self._left_out = hung.left_out()
         self._ended: set[str] = set()
         self._barrier: Barrier | None = None
         self._passed: set[str] = set()
@@ -73,8 +75,10 @@ class MailboxWorker(Worker):
     def _on_checkpoint_completed(self) -> None:
         super()._on_checkpoint_completed()
         self._inbox.done_to_mark()
+        self._hung.settle(self._left_out)
 
     def _get_state(self) -> Any:
+        self._left_out = self._hung.left_out()
         state = super()._get_state()
         if not self._is_alone:
             return state
@@ -211,8 +215,8 @@ class MailboxWorker(Worker):
         if self._known and packets[0].id in self._known:
             self._known.remove(packets[0].id)
             return
-        if self._given_up:
-            packets = [packet for packet in packets if packet.id not in self._given_up]
+        if self._hung.due:
+            packets = self._hung.rest_of(packets)
         if not packets:
             return
         if not self._decodes:  # references: packets are as the sender had them

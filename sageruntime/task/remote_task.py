@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from abc import abstractmethod
+from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,7 +14,7 @@ import cloudpickle
 import msgspec
 
 from sageruntime.communication.router import Packet
-from sageruntime.errors import OperatorError, TaskStartError, TaskStateError
+from sageruntime.errors import HostReplaced, OperatorError, TaskStartError, TaskStateError
 from sageruntime.logs import relay
 from sageruntime.metrics import MetricsSnapshot
 from sageruntime.profiling import StackProfile
@@ -27,6 +28,7 @@ from sageruntime.task.hosted_task import (
     Snapshot,
     Stuck,
 )
+from sageruntime.task.hung_packets import Name
 from sageruntime.task.inbox import give_back_unfinished
 from sageruntime.task.packed_error import PackedError
 from sageruntime.task.remote_router import RemoteRouter
@@ -77,6 +79,7 @@ class RemoteTask(BaseTask):
         self._measured_before: MetricsSnapshot | None = None
         self._profile: StackProfile | None = None
         self._stuck: Stuck | None = None
+        self._left_out: tuple[int, Counter[Name]] | None = None
         # Hosts are begun and commanded one at a time. It is never held by who reads messages,
         # because a command may have to wait for the host to be done with telling.
         self._commanding = threading.RLock()
@@ -175,6 +178,8 @@ class RemoteTask(BaseTask):
 
     def checkpoint_completed(self, checkpoint: int) -> None:
         """See :class:`BaseTask`."""
+        if self._left_out is not None and self._left_out[0] == checkpoint:
+            self.hung.settle(self._left_out[1])
         self._command("checkpoint_completed", checkpoint)
 
     def release(self) -> None:
@@ -249,6 +254,7 @@ class RemoteTask(BaseTask):
         elif isinstance(message, Exhausted):
             self.exhausted()
         elif isinstance(message, Snapshot):
+            self._left_out = message.checkpoint, message.left_out
             self.snapshot_taken(message.checkpoint, message.state)
         elif isinstance(message, Completed):
             self.completed(message.state)
@@ -296,11 +302,13 @@ class RemoteTask(BaseTask):
         if stuck is None:
             self._on_failure(error)
             return
-        self.given_up.update(stuck.packet_ids)
         if stuck.error is not None:
             self._on_failure(stuck.error.unpack())
-        elif self.supervisor is not None:
-            self._on_failure(error)
+            return
+        self.hung.add(stuck.names)
+        if self.supervisor is not None:
+            hung = HostReplaced(f"the operator of {self.name} hung; its process is replaced")
+            self._on_failure(error if stuck.early else hung)
         elif self._advance(TaskState.RESTARTING):
             self.logger.warning("%s: its operator hung; the process was replaced", self.name)
             self.restore(self.router.attempt)

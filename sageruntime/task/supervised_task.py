@@ -11,6 +11,7 @@ from sageruntime.logs import work_for
 from sageruntime.metrics import TaskMetrics
 from sageruntime.recovery.policies import RestartPolicy
 from sageruntime.recovery.restart_budget import RestartBudget
+from sageruntime.task.hung_packets import HungPackets
 from sageruntime.task.lifecycle import Lifecycle
 from sageruntime.task.source_worker import SourceWorker
 from sageruntime.task.state import NEXT_STATES, TaskState
@@ -31,6 +32,8 @@ class SupervisedTask(Lifecycle):
     """
 
     router: BaseRouter
+    hung: HungPackets
+    """Packets that the operator hung on, if its process was replaced for them."""
     _worker: Worker
 
     def __init__(
