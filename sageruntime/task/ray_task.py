@@ -80,10 +80,7 @@ class RayTask(RemoteTask):
             self._kill()
             self._follower.join()
             self._actor = None
-        if self._process is not None:
-            # the last one out of a queue removes it: that is to be this process
-            with suppress(psutil.TimeoutExpired):
-                self._process.wait(_END_SECONDS)
+        self._await_end_of_process()  # the last one out of a queue removes it: that is to be here
         self._monitor.close()
         self.input_buffer.close()
 
@@ -113,6 +110,13 @@ class RayTask(RemoteTask):
         here = ray.get_runtime_context().get_node_id()
         return {"scheduling_strategy": NodeAffinitySchedulingStrategy(here, soft=False)}
 
+    def _await_end_of_process(self) -> None:
+        """Wait until the actor's process, which was told to end, is gone; if it shares memory."""
+        process, self._process = self._process, None
+        if process is not None:
+            with suppress(psutil.TimeoutExpired):
+                process.wait(_END_SECONDS)
+
     def _shares_memory(self) -> bool:
         connected = [connection.queue for connection in self.router.connections]
         queues = [self.input_buffer, self.dead_letters, *connected]
@@ -135,6 +139,7 @@ class RayTask(RemoteTask):
             if self._shares_memory():
                 with suppress(psutil.NoSuchProcess):
                     self._process = psutil.Process(pid)
+            actor.start.remote()  # only now: what it takes can be told from what others take
             while not self._state.ended:
                 messages = ray.get(actor.poll.remote(interval))
                 for message in messages:
@@ -147,6 +152,7 @@ class RayTask(RemoteTask):
         except RayActorError as error:
             self._lost = True
             ray.kill(actor)  # it may only be out of reach, and is not to come back
+            self._await_end_of_process()  # what it had taken is given back when it is gone
             self._on_host_lost(TaskLost(f"the actor of {self.name} died without a report: {error}"))
         except Exception as error:  # whatever it is, the job has to learn of it
             self.fail(error)
@@ -164,17 +170,23 @@ class _TaskActor:
         self._outbox: Queue[bytes] = Queue()
         logging.basicConfig(handlers=[RecordSender(self._tell)], level=log_level, force=True)
         self._task: HostedTask | None = None
+        self._started = threading.Event()
         try:
             self._task = cloudpickle.loads(blueprint).build(self._tell)
         except Exception as error:
             self._tell(PackedError.of(error))
         else:
             self._task.add_listener(self._report)
-            self._task.start_running()
 
     def pid(self) -> int:
         """The process that it is."""
         return os.getpid()
+
+    def start(self) -> None:
+        """Let the task run."""
+        if self._task is not None:
+            self._task.start_running()
+        self._started.set()
 
     def poll(self, seconds: float) -> list[bytes]:
         """What the task has to tell; its status, when there is nothing for some seconds."""
@@ -188,7 +200,8 @@ class _TaskActor:
 
     @ray.method(concurrency_group="commands")  # one after the other
     def obey(self, command: str, arguments: tuple[Any, ...]) -> None:
-        """Do what the handle says."""
+        """Do what the handle says, once the task has been started."""
+        self._started.wait()
         if self._task is not None:
             self._task.obey(command, arguments)
 

@@ -162,6 +162,7 @@ def rest(n: Any) -> Any:
 
 # Batches take their time through Ray.
 MOST = {"thread": 0.8, "process": 0.8, "ray": 0.5}
+PACKETS = {"thread": 600, "process": 600, "ray": 2000}
 
 
 def shares(pipeline: Pipeline, on: Any) -> dict[str, dict[str, float]]:
@@ -170,7 +171,7 @@ def shares(pipeline: Pipeline, on: Any) -> dict[str, dict[str, float]]:
 
 @pytest.mark.parametrize("work", [compute, rest])
 def test_a_slow_operator_is_where_the_time_goes(work: Any, on: Any) -> None:
-    pipeline = Pipeline("slow", options=OPTIONS).source(range(600), name="read")
+    pipeline = Pipeline("slow", options=OPTIONS).source(range(PACKETS[on]), name="read")
     share = shares(pipeline.map(work, name="work").sink(lambda n: None, name="write"), on)
     assert share["work"]["operator"] > MOST[on]
     assert share["write"]["waiting"] > MOST[on]
@@ -178,7 +179,7 @@ def test_a_slow_operator_is_where_the_time_goes(work: Any, on: Any) -> None:
 
 
 def test_a_slow_sink_holds_up_those_before_it(on: Any) -> None:
-    pipeline = Pipeline("slow", options=OPTIONS).source(range(600), name="read")
+    pipeline = Pipeline("slow", options=OPTIONS).source(range(PACKETS[on]), name="read")
     share = shares(pipeline.map(lambda n: n, name="work").sink(rest, name="write"), on)
     assert share["write"]["operator"] > MOST[on]
     assert share["work"]["routing"] > 0.5
