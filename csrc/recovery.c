@@ -288,23 +288,31 @@ static uint32_t settle_the_dead(sq_queue *queue) {
     return found;
 }
 
-uint32_t sq_recover(sq_queue *queue, uint64_t every_ns) {
-    sq_header *header = queue->header;
-    uint64_t now = sq_now_ns();
-    uint64_t last = atomic_load_explicit(&header->last_recovery_ns, memory_order_relaxed);
-    if ((last <= now && now - last < every_ns) || atomic_flag_test_and_set(&queue->recovering)) {
-        return 0;
+bool sq_try_recover(sq_queue *queue, uint32_t *found) {
+    *found = 0;
+    if (atomic_flag_test_and_set(&queue->recovering)) {
+        return false;
     }
-    uint32_t found = 0;
-    if (become_recoverer(queue)) {
+    bool ours = become_recoverer(queue);
+    if (ours) {
         complete_burial(queue);
-        atomic_store_explicit(&header->last_recovery_ns, now, memory_order_relaxed);
-        found = settle_the_dead(queue);
+        atomic_store_explicit(&queue->header->last_recovery_ns, sq_now_ns(), memory_order_relaxed);
+        *found = settle_the_dead(queue);
         resign_as_recoverer(queue);
     }
     atomic_flag_clear(&queue->recovering);
-    if (found > 0) {
+    if (*found > 0) {
         sq_wake_all(queue);
+    }
+    return ours;
+}
+
+uint32_t sq_recover(sq_queue *queue, uint64_t every_ns) {
+    uint64_t now = sq_now_ns();
+    uint64_t last = atomic_load_explicit(&queue->header->last_recovery_ns, memory_order_relaxed);
+    uint32_t found = 0;
+    if (last > now || now - last >= every_ns) {
+        sq_try_recover(queue, &found);
     }
     return found;
 }

@@ -118,3 +118,4 @@ cdef extern from "queue.h" nogil:
 
     sq_usage sq_usage_of(const sq_queue *queue)
     uint32_t sq_recover(sq_queue *queue, uint64_t every_ns)
+    bint sq_try_recover(sq_queue *queue, uint32_t *found)

@@ -14,6 +14,7 @@ from libc.string cimport memcpy, memset
 from posix.unistd cimport usleep
 
 import os
+import time
 import weakref
 from multiprocessing import util
 from types import GenericAlias
@@ -43,6 +44,7 @@ cdef enum:
 
 cdef uint64_t FOREVER = <uint64_t> -1
 cdef uint64_t RECOVER_EVERY_NS = 20_000_000  # by those who do not wait
+cdef double RECOVER_PATIENCE = 1.0  # seconds
 cdef uint64_t POOL_PATIENCE_NS = 50_000_000  # without a free chunk, before a segment of its own
 
 cdef str PREFIX = "sagequeue-"
@@ -903,10 +905,16 @@ cdef class SharedQueue:
     def recover(self):
         """Look for dead participants now and settle what they left; returns how many were found.
 
-        Whoever waits does this by itself; it is only needed to have it done at once.
+        Whoever waits does this by itself; it is only needed to have it done at once. Who has died
+        before the call is found, unless another participant is at it for more than a second.
         """
+        cdef uint32_t found = 0
+        deadline = time.monotonic() + RECOVER_PATIENCE
         self.check_open()
-        return sq_recover(&self.queue, 0)
+        while not sq_try_recover(&self.queue, &found) and time.monotonic() < deadline:
+            time.sleep(0.0001)
+            self.check_open()
+        return found
 
     def participants(self):
         """Pids of the live participants, one for each handle."""

@@ -172,6 +172,22 @@ static void a_stale_intent_of_the_living_only_delays(void) {
     finish();
 }
 
+/* Another one is at it, and may have looked before the last death. */
+static void a_recoverer_at_work_is_told_from_nobody_dead(void) {
+    uint32_t found;
+    sq_queue other;
+    open_queue(MPMC);
+    CHECK(sq_queue_attach(&other, queue.file_name) == SQ_OK);
+    kill_after(reserve_and_die);
+    atomic_store(&queue.header->recoverer, other.id);
+    CHECK(!sq_try_recover(&queue, &found) && found == 0);
+    atomic_store(&queue.header->recoverer, 0);
+    CHECK(sq_try_recover(&queue, &found) && found == 1);
+    CHECK(sq_try_recover(&queue, &found) && found == 0);
+    close_queue(&other);
+    close_queue(&queue);
+}
+
 /* That one, stopped where it stands, keeps nobody from seeing the end; it gets the messages. */
 static void a_stale_intent_of_the_living_at_the_end(void) {
     open_queue(MPMC);
@@ -237,6 +253,7 @@ int main(void) {
         TEST(leases),
         TEST(a_recoverer),
         TEST(a_sleeper),
+        TEST(a_recoverer_at_work_is_told_from_nobody_dead),
         TEST(a_stale_intent_of_the_living_only_delays),
         TEST(a_stale_intent_of_the_living_at_the_end),
         TEST(one_whose_pid_we_bear_now),
