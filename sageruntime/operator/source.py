@@ -69,6 +69,7 @@ class IterableSource(SourceOperator):
         """See :class:`SourceOperator`."""
         items = self.origin() if callable(self.origin) else self.origin
         every = self.ctx.parallelism
+        former = self._former
         others = self.ctx.index + self._position * every
         for item in items:
             if item is IDLE:  # it counts for nothing: next time it may not come
@@ -77,9 +78,8 @@ class IterableSource(SourceOperator):
                 others -= 1
             else:
                 others = every - 1
-                number = self.ctx.index + self._position * every
                 self._position += 1
-                if not (self._former and self._was_read(number)):
+                if not (former and self._was_read(self._position - 1)):
                     yield item
 
     def snapshot(self) -> tuple[int, list[list[int]]]:
@@ -94,5 +94,6 @@ class IterableSource(SourceOperator):
         """Share anew what no instance has yielded."""
         return 0, [*states[0][1], [position for position, _ in states]]
 
-    def _was_read(self, number: int) -> bool:
+    def _was_read(self, position: int) -> bool:
+        number = self.ctx.index + position * self.ctx.parallelism
         return any(number // len(read) < read[number % len(read)] for read in self._former)
