@@ -4,7 +4,8 @@
 What a tag means is part of the wire format: numbers are never reused.
 """
 from cpython.buffer cimport (
-    PyBUF_ANY_CONTIGUOUS, PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer,
+    PyBUF_ANY_CONTIGUOUS, PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_FillInfo, PyBuffer_Release,
+    PyObject_GetBuffer,
 )
 from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_GET_SIZE
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -12,7 +13,8 @@ from cpython.long cimport PyLong_AsLongLongAndOverflow, PyLong_FromLongLong
 from cpython.memoryview cimport PyMemoryView_FromMemory
 from cpython.object cimport PyTypeObject
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memcpy, memset, strcmp
+from libc.stdlib cimport free
+from libc.string cimport memcpy, memmove, memset, strcmp
 
 import copyreg
 import io
@@ -29,6 +31,9 @@ cdef extern from "Python.h":
     object PyByteArray_FromStringAndSize(const char *data, Py_ssize_t size)
     int PyBUF_READ
 
+cdef extern from "<stdlib.h>":
+    void *aligned_alloc(size_t alignment, size_t size)
+
 cdef enum:
     BYTES = 1
     TEXT = 2
@@ -41,6 +46,7 @@ cdef enum:
     NDARRAY = 9
     PICKLE = 10
     PICKLE_BUFFERS = 11  # a pickle whose out-of-band buffers follow it
+    PICKLE_ARRAYS = 12   # the same, where all of them are the memory of arrays
     CUSTOM = 32
 
 cdef enum:
@@ -119,6 +125,16 @@ cdef object dtype_named(bytes name):
             raise ValueError(f"dtype {name!r} does not describe plain data")
         dtypes[name] = dtype
     return dtype
+
+
+include "_block.pxi"
+
+
+cdef Block block_copy(const unsigned char *data, uint64_t size):
+    """Writable memory that holds the same."""
+    cdef Block block = Block.of(size)
+    copy(block.memory, data, size)
+    return block
 
 
 cdef class HeldBuffer:
@@ -232,6 +248,7 @@ cdef class Codec:
             views = [buffer.raw() for buffer in buffers]
         except BufferError:  # not contiguous: let pickle copy them
             return whole(own.copy_all(item), PICKLE, encoded)
+        encoded.tag = PICKLE_ARRAYS if are_of_arrays(views) else PICKLE_BUFFERS
         return with_buffers(body, views, encoded)
 
     cdef bint has_arrays(self):
@@ -416,6 +433,13 @@ cdef Py_ssize_t number_of_reducers():
     return len(copyreg.dispatch_table) + len(multiprocessing_reducers)
 
 
+cdef bint are_of_arrays(list views):
+    for view in views:
+        if not is_ndarray(view.obj):
+            return False
+    return True
+
+
 cdef object with_buffers(bytes body, list views, Encoded *encoded):
     """u32 count, u32 0, u64 pickle size; per buffer u64 size << 1 | read-only; the pickle; then
     each buffer at the next multiple of ALIGNMENT."""
@@ -433,7 +457,6 @@ cdef object with_buffers(bytes body, list views, Encoded *encoded):
         total = aligned(total) + <uint64_t> view.nbytes
         held.append(HeldBuffer.of(view, PyBUF_SIMPLE))
     head = bytes(table) + body
-    encoded.tag = PICKLE_BUFFERS
     encoded.first = PyBytes_AS_STRING(head)
     encoded.first_size = PyBytes_GET_SIZE(head)
     encoded.size = total
@@ -447,7 +470,7 @@ cdef int write_body(const Encoded *encoded, object kept, unsigned char *target) 
     copy(target, encoded.first, encoded.first_size)
     if encoded.second != NULL:
         copy(target + encoded.second_offset, encoded.second, encoded.second_size)
-    elif encoded.tag == PICKLE_BUFFERS:
+    elif encoded.tag == PICKLE_BUFFERS or encoded.tag == PICKLE_ARRAYS:
         at = encoded.first_size
         for held in kept[1]:
             at = aligned(at)
@@ -478,8 +501,8 @@ cdef object decode_typed(uint8_t tag, const unsigned char *data, uint64_t size, 
         return tag == TRUE
     if tag == BYTEARRAY:
         return PyByteArray_FromStringAndSize(<const char *> data, size)
-    if tag == PICKLE_BUFFERS:
-        return decode_with_buffers(data, size, source)
+    if tag == PICKLE_BUFFERS or tag == PICKLE_ARRAYS:
+        return decode_with_buffers(data, size, source, tag == PICKLE_ARRAYS)
     raise CorruptSegment(f"a message has tag {tag} and {size} bytes, which no codec writes")
 
 
@@ -496,7 +519,8 @@ cdef object decode_pickle(const unsigned char *data, uint64_t size, object buffe
         raise cannot_decode("pickle", error) from error
 
 
-cdef object decode_with_buffers(const unsigned char *data, uint64_t size, object source):
+cdef object decode_with_buffers(const unsigned char *data, uint64_t size, object source,
+                                bint of_arrays):
     cdef uint32_t count, i
     cdef uint64_t pickle_size, number, at
     cdef list buffers = []
@@ -516,6 +540,9 @@ cdef object decode_with_buffers(const unsigned char *data, uint64_t size, object
             raise CorruptSegment("a message with buffers is too short for them")
         if source is not None:
             buffers.append(memoryview(source)[at:at + (number >> 1)])
+        elif of_arrays and number >> 1 >= BLOCK_LEAST:
+            view = memoryview(block_copy(data + at, number >> 1))
+            buffers.append(view.toreadonly() if number & 1 else view)
         elif number & 1:
             buffers.append(PyBytes_FromStringAndSize(<const char *> data + at, number >> 1))
         else:
@@ -556,11 +583,13 @@ cdef object decode_array(const unsigned char *data, uint64_t size, object source
     if elements * dtype.itemsize != size - header.data_offset:
         raise CorruptSegment(f"an array message has {size} bytes, but shape {shape} of {dtype}")
     order = "F" if header.fortran else "C"
+    cdef uint64_t offset = header.data_offset
+    if source is None and size - offset >= BLOCK_LEAST:
+        source = block_copy(data + offset, size - offset)
+        offset = 0
     try:
         if source is not None:
-            return numpy.ndarray(
-                shape, dtype, buffer=source, offset=header.data_offset, order=order
-            )
+            return numpy.ndarray(shape, dtype, buffer=source, offset=offset, order=order)
         array = numpy.empty(shape, dtype, order)
     except ValueError as error:  # no elements, but such extents as no array has
         raise CorruptSegment(f"an array message has shape {shape}: {error}") from error

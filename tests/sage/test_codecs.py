@@ -6,6 +6,7 @@ import contextlib
 import datetime
 import mmap
 import multiprocessing as mp
+import pickle
 import struct
 import subprocess
 import sys
@@ -180,11 +181,24 @@ def test_arrays(queue: SageQueue[Any], name: str) -> None:
 
 
 def test_arrays_inside_other_items_stay_writable(queue: SageQueue[Any]) -> None:
-    item = {"frame": np.arange(200_000), "mask": np.zeros(3, bool)}
+    fixed = np.arange(100_000)
+    fixed.flags.writeable = False
+    item = {"frame": np.arange(200_000), "mask": np.zeros(3, bool), "fixed": fixed}
     result = through(queue, item)
     assert np.array_equal(result["frame"], item["frame"])
     result["frame"][0] = 7
     assert item["frame"][0] == 0
+    assert np.array_equal(result["fixed"], fixed)
+    assert not result["fixed"].flags.writeable
+
+
+@pytest.mark.parametrize("size", [100, 100_000])
+def test_a_buffer_arrives_as_a_buffer_of_its_kind(queue: SageQueue[Any], size: int) -> None:
+    frozen, changeable = bytes(size), bytearray(size)
+    item = [pickle.PickleBuffer(frozen), pickle.PickleBuffer(changeable), np.zeros(size)]
+    result = through(queue, item)
+    assert [type(part) for part in result] == [bytes, bytearray, np.ndarray]
+    assert result[:2] == [frozen, changeable]
 
 
 def test_what_multiprocessing_alone_can_pickle(queue: SageQueue[Any]) -> None:
@@ -324,7 +338,7 @@ def test_threads_that_pickle_at_the_same_time() -> None:
 def bodies(draw: st.DrawFn) -> tuple[int, bytes]:
     """A tag and a body. No pickle: unpickling what a stranger wrote is safe for nobody."""
     tag = draw(st.integers(0, 40).filter(lambda tag: tag != 10))
-    if tag == 11:  # a pickle, here of no bytes, and its buffers
+    if tag in (11, 12):  # a pickle, here of no bytes, and its buffers
         count, *sizes = draw(st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=8))
         small = draw(st.booleans())
         count, sizes = (len(sizes), [size % 64 for size in sizes]) if small else (count, sizes)
