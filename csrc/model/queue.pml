@@ -17,7 +17,7 @@
  * What mirrors what (here: in C):  Producer: sq_put;  take: take_as_one_of_many;  read_and_release:
  * lease_copy, release_slots;  again: take_returned (slot_again: find_returned_slots, claim_returned,
  * read_slot;  chunk_again: find_returned_chunks, claim_returned);  Consumer: sq_claim, sq_take,
- * sq_lease_return, sq_chunk_release;  recover: sq_recover, become_recoverer, settle_the_dead;  and
+ * sq_lease_return, sq_chunk_release;  recover: sq_try_recover, become_recoverer, settle_the_dead; and
  * by their own names settle_participant, settle_chunk, bury_reservations, return_claims,
  * covered_by_the_living, announce_returned.
  *
