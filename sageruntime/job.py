@@ -215,8 +215,7 @@ class Job(Closing):
         for task in running:
             task.stop(drain=False, timeout=0)
         if self._coordinator is not None:
-            failed = any(task.state is TaskState.FAILED for task in tasks)
-            self._coordinator.close(forget=not (failed or self._abandoned))
+            self._coordinator.stop()
         deadline = time.monotonic() + _GRACE_SECONDS
         for task in running:
             task.join(max(0.0, deadline - time.monotonic()))
@@ -231,6 +230,10 @@ class Job(Closing):
 
             disconnect()
             self._started_ray = False
+        if self._coordinator is not None:
+            # the last: one that is killed before goes on to its end, and is not run anew
+            failed = any(task.state is TaskState.FAILED for task in tasks)
+            self._coordinator.close(forget=not (failed or self._abandoned))
 
     def _all_tasks(self) -> list[BaseTask]:
         return [task for tasks in self._tasks for task in tasks]

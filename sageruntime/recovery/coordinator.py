@@ -80,6 +80,7 @@ class Coordinator:
         self._completed: dict[str, bytes] = {}
         self._due = 0.0
         self._closed = False
+        self._store_closed = False
         self._halted = threading.Condition()
         self._thread = threading.Thread(target=self._run, name=f"{job}-coordinator", daemon=True)
 
@@ -115,14 +116,19 @@ class Coordinator:
         self._due = time.monotonic() + self._options.interval
         self._thread.start()
 
-    def close(self, forget: bool) -> None:
-        """Take no more checkpoints; ``forget`` those there are, for the job has ended well."""
-        if self._closed:
-            return
+    def stop(self) -> None:
+        """Take no more checkpoints; may be repeated."""
         self._closed = True
         if self._thread.is_alive() and self._thread is not threading.current_thread():
             self._tell(lambda: None)
             self._thread.join()
+
+    def close(self, forget: bool) -> None:
+        """Give back the store; ``forget`` the checkpoints first, for the job has ended well."""
+        self.stop()
+        if self._store_closed:
+            return
+        self._store_closed = True
         if forget:
             self._store.clear(self._job)
         self._store.close()

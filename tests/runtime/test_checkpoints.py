@@ -394,6 +394,25 @@ def test_a_job_that_is_closed_on_its_way_can_be_taken_up(tmp_path: Path) -> None
     assert result_counts(word_count("thread", held).run(checkpoint=options)) == counts_of(texts())
 
 
+class Witness(SqliteCheckpointStore):
+    """Notes whether the job still holds anything when it forgets its checkpoints."""
+
+    job: Job
+    closed: list[bool]
+
+    def clear(self, job: str) -> None:
+        self.closed = [task.input_buffer.closed for task in self.job._all_tasks()]
+        super().clear(job)
+
+
+def test_checkpoints_are_forgotten_last(tmp_path: Path) -> None:
+    """A job that is killed while it tidies up must not be run anew."""
+    store = Witness(tmp_path / "c.db")
+    with word_count("process").start(checkpoint=CheckpointOptions(store)) as store.job:
+        assert result_counts(store.job.result()) == counts_of(texts())
+    assert store.closed == [True] * 6
+
+
 def _wait_for_checkpoint(path: Path, number: int) -> None:
     with SqliteCheckpointStore(path) as store:
         while (latest := store.latest("word-count")) is None or latest.number < number:
