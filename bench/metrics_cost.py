@@ -55,12 +55,13 @@ def without_metrics() -> Iterator[None]:
 
     def handle(self: Any, batch: PacketBatch) -> None:
         packets = batch.packets
-        if self._given_up:
-            packets = [packet for packet in packets if packet.id not in self._given_up]
-        index = batch.input_index
-        for packet in packets:
-            if packet.input_index != index:
-                packet.input_index = index
+        if self._hung.due:
+            packets = self._hung.rest_of(packets)
+        if not self._decodes:
+            index = batch.input_index
+            for packet in packets:
+                if packet.input_index != index:
+                    packet.input_index = index
         self.metrics.processed += len(packets) - self.calls.work_on(packets)
 
     def send(self: Any) -> None:
