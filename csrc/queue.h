@@ -153,6 +153,7 @@ uint32_t sq_recover(sq_queue *queue, uint64_t every_ns);
 
 /* The same at once; false when another one is at it, who may have looked before the last death. */
 bool sq_try_recover(sq_queue *queue, uint32_t *found);
+
 /* Settle every chunk that this participant holds: what it was writing goes back to the pool, what
  * it had claimed goes back to the queue, what is queued stays queued. */
 void sq_settle_chunks(sq_queue *queue, uint32_t participant);

@@ -14,7 +14,6 @@ from libc.string cimport memcpy, memset
 from posix.unistd cimport usleep
 
 import os
-import time
 import weakref
 from multiprocessing import util
 from types import GenericAlias
@@ -44,7 +43,7 @@ cdef enum:
 
 cdef uint64_t FOREVER = <uint64_t> -1
 cdef uint64_t RECOVER_EVERY_NS = 20_000_000  # by those who do not wait
-cdef double RECOVER_PATIENCE = 1.0  # seconds
+cdef uint64_t RECOVER_PATIENCE_NS = 1_000_000_000  # with another that is at it
 cdef uint64_t POOL_PATIENCE_NS = 50_000_000  # without a free chunk, before a segment of its own
 
 cdef str PREFIX = "sagequeue-"
@@ -909,10 +908,11 @@ cdef class SharedQueue:
         before the call is found, unless another participant is at it for more than a second.
         """
         cdef uint32_t found = 0
-        deadline = time.monotonic() + RECOVER_PATIENCE
+        cdef uint64_t patience = sq_now_ns() + RECOVER_PATIENCE_NS
         self.check_open()
-        while not sq_try_recover(&self.queue, &found) and time.monotonic() < deadline:
-            time.sleep(0.0001)
+        while not sq_try_recover(&self.queue, &found) and left_until(patience) > 0:
+            with nogil:
+                usleep(100)
             self.check_open()
         return found
 

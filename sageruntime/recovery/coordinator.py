@@ -79,8 +79,8 @@ class Coordinator:
         self._released = False
         self._completed: dict[str, bytes] = {}
         self._due = 0.0
+        self._stopped = False
         self._closed = False
-        self._store_closed = False
         self._halted = threading.Condition()
         self._thread = threading.Thread(target=self._run, name=f"{job}-coordinator", daemon=True)
 
@@ -118,7 +118,7 @@ class Coordinator:
 
     def stop(self) -> None:
         """Take no more checkpoints; may be repeated."""
-        self._closed = True
+        self._stopped = True
         if self._thread.is_alive() and self._thread is not threading.current_thread():
             self._tell(lambda: None)
             self._thread.join()
@@ -126,9 +126,9 @@ class Coordinator:
     def close(self, forget: bool) -> None:
         """Give back the store; ``forget`` the checkpoints first, for the job has ended well."""
         self.stop()
-        if self._store_closed:
+        if self._closed:
             return
-        self._store_closed = True
+        self._closed = True
         if forget:
             self._store.clear(self._job)
         self._store.close()
@@ -166,7 +166,7 @@ class Coordinator:
 
     def _run(self) -> None:
         try:
-            while not self._closed:
+            while not self._stopped:
                 try:
                     self._events.get(timeout=max(0.0, self._due - time.monotonic()))()
                 except queue.Empty:
@@ -236,7 +236,7 @@ class Coordinator:
         )  # fmt: skip
         self._halt_all()
         with self._halted:
-            self._halted.wait_for(lambda: self._closed, delay)
+            self._halted.wait_for(lambda: self._stopped, delay)
         self._attempt += 1
         self._begin_again()
 
@@ -265,10 +265,11 @@ class Coordinator:
 
     def _all_halted(self) -> bool:
         states = [task.state for task in self._tasks.values()]
-        return self._closed or all(state is TaskState.RESTARTING or state.ended for state in states)
+        halted = all(state is TaskState.RESTARTING or state.ended for state in states)
+        return self._stopped or halted
 
     def _begin_again(self) -> None:
-        if self._closed:
+        if self._stopped:
             return
         latest = self._store.latest(self._job)
         self._pending = None
