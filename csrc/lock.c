@@ -2,7 +2,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <stdio.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -12,16 +11,6 @@ static struct flock on_byte(uint32_t byte, short type) {
 
 static short type_of(sq_lock_kind kind) {
     return kind == SQ_LOCK_SHARED ? F_RDLCK : F_WRLCK;
-}
-
-int sq_lock_reopen(int fd) {
-    char path[32];
-    snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
-    return open(path, O_RDWR | O_CLOEXEC);
-}
-
-int sq_lock_open(const sq_segment *segment) {
-    return sq_segment_is_open(segment) ? sq_lock_reopen(segment->fd) : -1;
 }
 
 sq_status sq_lock_try(int fd, uint32_t byte, sq_lock_kind kind) {
@@ -49,16 +38,14 @@ bool sq_lock_is_refused(const sq_segment *segment, uint32_t byte, sq_lock_kind k
 void *sq_lock_keep(int fd) {
     void *kept = mmap(NULL, SQ_PAGE, PROT_NONE, MAP_SHARED, fd, 0);
     if (kept == MAP_FAILED) {
-        kept = NULL;
-    } else if (madvise(kept, SQ_PAGE, MADV_DONTFORK) != 0) {
+        return NULL;
+    }
+    if (madvise(kept, SQ_PAGE, MADV_DONTFORK) != 0) {
         int error = errno;
         munmap(kept, SQ_PAGE);
         errno = error;
-        kept = NULL;
+        return NULL;
     }
-    int error = errno;
-    close(fd);
-    errno = error;
     return kept;
 }
 

@@ -22,14 +22,11 @@ enum {
     SQ_LOCK_NAME = 1,     /* exclusive: the name is being unlinked */
     SQ_LOCK_RECOVERY = 2, /* exclusive: the dead are being settled */
     SQ_LOCK_ENTRIES = 16, /* and on: exclusive, by the participant in that entry of the table */
+    SQ_LOCK_NEWCOMERS = SQ_LOCK_ENTRIES + SQ_PARTICIPANTS_MAX, /* and on: exclusive, by one who is
+                                                                  about to take that entry */
 };
 
 typedef enum sq_lock_kind { SQ_LOCK_SHARED, SQ_LOCK_EXCLUSIVE } sq_lock_kind;
-
-/* A new description of the file, or of the segment's file, which holds nothing yet; -1: errno says.
- */
-int sq_lock_reopen(int fd);
-int sq_lock_open(const sq_segment *segment);
 
 /* SQ_OK, SQ_BUSY when another description's lock forbids it, or SQ_SYSTEM. */
 sq_status sq_lock_try(int fd, uint32_t byte, sq_lock_kind kind);
@@ -39,8 +36,8 @@ void sq_lock_drop(int fd, uint32_t byte);
  * would be taken for dead. */
 bool sq_lock_is_refused(const sq_segment *segment, uint32_t byte, sq_lock_kind kind);
 
-/* Keep what fd holds for as long as this process lives and does not forget it; closes fd. NULL:
- * errno says, and fd is closed. */
+/* Keep what fd holds, beyond its closing, for as long as this process lives and does not forget it.
+ * NULL: errno says. */
 void *sq_lock_keep(int fd);
 void sq_lock_forget(void *kept);
 

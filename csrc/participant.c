@@ -1,10 +1,12 @@
 #include "participant.h"
 
+#include "inherited.h"
+
 #include <errno.h>
 #include <unistd.h>
 
 static uint64_t load_identity(const sq_queue *queue, uint32_t index) {
-    /* acquire, pairs with enter_at, sq_participant_exit and settle_participant: what the former
+    /* acquire, pairs with take_entry, sq_participant_exit and settle_participant: what the former
      * participant left is settled */
     return atomic_load_explicit(&sq_entry_at(queue, index)->identity, memory_order_acquire);
 }
@@ -13,24 +15,30 @@ static uint64_t identity_of(uint64_t incarnation) {
     return incarnation << SQ_PID_BITS | (uint64_t)getpid();
 }
 
-/* SQ_BUSY: somebody else has the entry, or is about to. */
-static sq_status enter_at(const sq_queue *queue, int fd, uint32_t index, uint64_t identity) {
+/* The caller excludes other newcomers, so an entry that is free stays so. SQ_BUSY: it is not free.
+ */
+static sq_status take_entry(const sq_queue *queue, int fd, uint32_t index, uint64_t identity) {
     if (load_identity(queue, index) != 0) {
         return SQ_BUSY;
     }
     sq_status status = sq_lock_try(fd, SQ_LOCK_ENTRIES + index, SQ_LOCK_EXCLUSIVE);
-    if (status != SQ_OK) {
-        return status;
+    if (status == SQ_OK) {
+        /* release, pairs with load_identity: locked before it is seen */
+        atomic_store_explicit(&sq_entry_at(queue, index)->identity, identity, memory_order_release);
     }
-    uint64_t nobody = 0;
-    /* acquire: pairs with the release that set it to 0; release: pairs with load_identity */
-    if (atomic_compare_exchange_strong_explicit(&sq_entry_at(queue, index)->identity, &nobody,
-                                                identity, memory_order_acq_rel,
-                                                memory_order_relaxed)) {
-        return SQ_OK;
+    return status;
+}
+
+static sq_status enter_at(const sq_queue *queue, int fd, uint32_t index, uint64_t identity) {
+    if (load_identity(queue, index) != 0) {
+        return SQ_BUSY;
     }
-    sq_lock_drop(fd, SQ_LOCK_ENTRIES + index);
-    return SQ_BUSY;
+    sq_status status = sq_lock_try(fd, SQ_LOCK_NEWCOMERS + index, SQ_LOCK_EXCLUSIVE);
+    if (status == SQ_OK) {
+        status = take_entry(queue, fd, index, identity);
+        sq_lock_drop(fd, SQ_LOCK_NEWCOMERS + index);
+    }
+    return status;
 }
 
 static sq_status enter_anywhere(const sq_queue *queue, sq_membership *membership) {
@@ -51,18 +59,24 @@ static sq_status enter_anywhere(const sq_queue *queue, sq_membership *membership
     return SQ_TABLE_FULL;
 }
 
-sq_status sq_participant_enter(const sq_queue *queue, sq_membership *membership) {
+void sq_membership_close(sq_membership *membership) {
+    int error = errno;
+    sq_inherited_remove(membership->fd);
+    close(membership->fd);
+    membership->fd = -1;
+    errno = error;
+}
+
+sq_status sq_participant_enter(const sq_queue *queue, sq_membership *membership, bool for_child) {
     membership->id = 0;
-    membership->fd = sq_lock_open(&queue->segment);
+    membership->fd = sq_segment_reopen(&queue->segment);
     if (membership->fd < 0) {
         return SQ_SYSTEM;
     }
-    sq_status status = enter_anywhere(queue, membership);
+    sq_status status =
+        sq_inherited_add(membership->fd, for_child) ? enter_anywhere(queue, membership) : SQ_SYSTEM;
     if (status != SQ_OK) {
-        int error = errno;
-        close(membership->fd);
-        membership->fd = -1;
-        errno = error;
+        sq_membership_close(membership);
     }
     return status;
 }
@@ -70,7 +84,7 @@ sq_status sq_participant_enter(const sq_queue *queue, sq_membership *membership)
 sq_status sq_participant_adopt(sq_queue *queue, sq_membership *membership) {
     sq_participant *entry = sq_entry_at(queue, membership->id - 1);
     queue->locks = sq_lock_keep(membership->fd);
-    membership->fd = -1;
+    sq_membership_close(membership);
     if (queue->locks == NULL) {
         return SQ_SYSTEM; /* without its lock the entry is a dead one's, and is settled as such */
     }
@@ -84,7 +98,8 @@ sq_status sq_participant_adopt(sq_queue *queue, sq_membership *membership) {
 }
 
 void sq_participant_exit(sq_queue *queue) {
-    /* release, pairs with enter_at: all that we did is visible to whoever takes the entry next */
+    /* release, pairs with load_identity: all that we did is visible to whoever takes the entry next
+     */
     atomic_store_explicit(&queue->self->identity, 0, memory_order_release);
     queue->self = NULL;
     sq_lock_forget(queue->locks);

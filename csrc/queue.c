@@ -11,6 +11,42 @@
 
 #define SPIN_FIRST_NS 20000u
 
+/* ---- the last one out ---- */
+
+/* The caller has locked the name, so it does not become another segment's. */
+static void remove_name(sq_queue *queue) {
+    sq_mark_removed(queue);
+    sq_external_drop_all(queue);
+    if (sq_segment_has_name(&queue->segment, queue->file_name)) {
+        sq_segment_unlink(queue->file_name);
+    }
+}
+
+static sq_status lock_name(int fd) {
+    return sq_lock_try(fd, SQ_LOCK_NAME, SQ_LOCK_EXCLUSIVE);
+}
+
+/* SQ_EXISTS unless nobody takes part, and from then on nobody can. */
+static sq_status shut_out_members(const sq_segment *segment) {
+    sq_status status = sq_lock_try(segment->fd, SQ_LOCK_MEMBERS, SQ_LOCK_EXCLUSIVE);
+    if (status != SQ_BUSY) {
+        return status;
+    }
+    /* a lock that even members are refused is that of another one who removes it */
+    return sq_lock_is_refused(segment, SQ_LOCK_MEMBERS, SQ_LOCK_SHARED) ? SQ_BUSY : SQ_EXISTS;
+}
+
+static void remove_if_last(sq_queue *queue) {
+    const sq_segment *segment = &queue->segment;
+    if (sq_segment_is_open(segment) && shut_out_members(segment) == SQ_OK) {
+        if (lock_name(segment->fd) == SQ_OK) {
+            remove_name(queue);
+            sq_lock_drop(segment->fd, SQ_LOCK_NAME);
+        }
+        sq_lock_drop(segment->fd, SQ_LOCK_MEMBERS);
+    }
+}
+
 /* ---- opening ---- */
 
 /* Prepare a handle for this name. */
@@ -66,23 +102,27 @@ sq_status sq_queue_open_readonly(sq_queue *queue, const char *file_name) {
 }
 
 /* Enter the table; one that is full may be full of the dead. */
-static sq_status enter(sq_queue *queue, sq_membership *membership) {
-    sq_status status = sq_participant_enter(queue, membership);
-    if (status != SQ_TABLE_FULL) {
-        return status;
+static sq_status enter(sq_queue *queue, sq_membership *membership, bool for_child) {
+    sq_status status = sq_participant_enter(queue, membership, for_child);
+    if (status == SQ_TABLE_FULL) {
+        uint32_t found;
+        sq_status recovered = sq_recover(queue, &found);
+        status = recovered == SQ_OK || recovered == SQ_BUSY
+                     ? sq_participant_enter(queue, membership, for_child)
+                     : recovered;
+        status = status == SQ_TABLE_FULL && recovered == SQ_BUSY ? SQ_BUSY : status;
     }
-    uint32_t found;
-    status = sq_recover(queue, &found);
-    if (status != SQ_OK && status != SQ_BUSY) {
-        return status;
+    if (status != SQ_OK) {
+        int error = errno;
+        remove_if_last(queue); /* all others may have left while we were a member */
+        errno = error;
     }
-    sq_status again = sq_participant_enter(queue, membership);
-    return again == SQ_TABLE_FULL && status == SQ_BUSY ? SQ_BUSY : again;
+    return status;
 }
 
 static sq_status join(sq_queue *queue) {
     sq_membership membership;
-    sq_status status = enter(queue, &membership);
+    sq_status status = enter(queue, &membership, false);
     return status == SQ_OK ? sq_participant_adopt(queue, &membership) : status;
 }
 
@@ -131,21 +171,11 @@ sq_status sq_queue_attach(sq_queue *queue, const char *file_name) {
 /* ---- other processes of ours ---- */
 
 sq_status sq_queue_fork_prepare(sq_queue *queue, sq_membership *child) {
-    return enter(queue, child);
+    return enter(queue, child, true);
 }
 
 void sq_queue_fork_parent(sq_membership *child) {
-    close(child->fd);
-    child->fd = -1;
-}
-
-/* A description of our own: what is locked through the inherited one is the parent's, too. */
-static sq_status reopen(sq_segment *segment, int fd) {
-    if (sq_segment_is_open(segment)) {
-        close(segment->fd);
-    }
-    segment->fd = sq_lock_reopen(fd);
-    return segment->fd >= 0 ? SQ_OK : SQ_SYSTEM;
+    sq_membership_close(child);
 }
 
 sq_status sq_queue_fork_child(sq_queue *queue, sq_membership *own) {
@@ -156,21 +186,20 @@ sq_status sq_queue_fork_child(sq_queue *queue, sq_membership *own) {
     queue->consuming = false;
     atomic_store_explicit(&queue->control_seen, 0, memory_order_relaxed);
     atomic_flag_clear(&queue->recovering);
+    queue->segment.fd = -1; /* the parent's was closed (see inherited.h) */
     if (own->fd < 0) {
         return SQ_TABLE_FULL;
     }
-    sq_status status = reopen(&queue->segment, own->fd);
+    sq_status status = sq_segment_own(&queue->segment, own->fd);
     if (status == SQ_OK) {
         return sq_participant_adopt(queue, own);
     }
-    int error = errno;
-    sq_queue_fork_parent(own);
-    errno = error;
+    sq_membership_close(own);
     return status;
 }
 
 int sq_queue_invite(const sq_queue *queue) {
-    int fd = sq_lock_open(&queue->segment);
+    int fd = sq_segment_reopen(&queue->segment);
     if (fd >= 0 && sq_lock_try(fd, SQ_LOCK_MEMBERS, SQ_LOCK_SHARED) != SQ_OK) {
         close(fd);
         return -1;
@@ -178,10 +207,15 @@ int sq_queue_invite(const sq_queue *queue) {
     return fd;
 }
 
+void sq_queue_end_invitation(sq_queue *queue, int invitation) {
+    close(invitation);
+    remove_if_last(queue);
+}
+
 sq_status sq_queue_accept(sq_queue *queue, const char *file_name, int invitation) {
     sq_status status = name_handle(queue, file_name);
     if (status == SQ_OK) {
-        int fd = sq_lock_reopen(invitation);
+        int fd = sq_reopen(invitation);
         status = fd < 0 ? SQ_SYSTEM : map_handle(queue, fd, SQ_READ_WRITE);
     }
     if (status == SQ_OK) {
@@ -194,40 +228,6 @@ sq_status sq_queue_accept(sq_queue *queue, const char *file_name, int invitation
 }
 
 /* ---- closing ---- */
-
-/* The caller has locked the name, so it does not become another segment's. */
-static void remove_name(sq_queue *queue) {
-    sq_mark_removed(queue);
-    sq_external_drop_all(queue);
-    if (sq_segment_has_name(&queue->segment, queue->file_name)) {
-        sq_segment_unlink(queue->file_name);
-    }
-}
-
-static sq_status lock_name(int fd) {
-    return sq_lock_try(fd, SQ_LOCK_NAME, SQ_LOCK_EXCLUSIVE);
-}
-
-/* SQ_EXISTS unless nobody takes part, and from then on nobody can. */
-static sq_status shut_out_members(const sq_segment *segment) {
-    sq_status status = sq_lock_try(segment->fd, SQ_LOCK_MEMBERS, SQ_LOCK_EXCLUSIVE);
-    if (status != SQ_BUSY) {
-        return status;
-    }
-    /* a lock that even members are refused is that of another one who removes it */
-    return sq_lock_is_refused(segment, SQ_LOCK_MEMBERS, SQ_LOCK_SHARED) ? SQ_BUSY : SQ_EXISTS;
-}
-
-static void remove_if_last(sq_queue *queue) {
-    const sq_segment *segment = &queue->segment;
-    if (sq_segment_is_open(segment) && shut_out_members(segment) == SQ_OK) {
-        if (lock_name(segment->fd) == SQ_OK) {
-            remove_name(queue);
-            sq_lock_drop(segment->fd, SQ_LOCK_NAME);
-        }
-        sq_lock_drop(segment->fd, SQ_LOCK_MEMBERS);
-    }
-}
 
 void sq_queue_leave(sq_queue *queue) {
     sq_settle_chunks(queue, queue->id);

@@ -34,9 +34,10 @@ void sq_queue_fork_parent(sq_membership *child);
 sq_status sq_queue_fork_child(sq_queue *queue, sq_membership *own);
 
 /* A process that is started afresh: a descriptor to hand to it, which keeps the queue from being
- * removed until all its copies are closed; -1: errno says. The new process opens the queue by it
- * and closes it. */
+ * removed until all its copies are closed; -1: errno says. The new process opens the queue by it,
+ * which closes its copy; the other one ends its own. */
 int sq_queue_invite(const sq_queue *queue);
+void sq_queue_end_invitation(sq_queue *queue, int invitation);
 sq_status sq_queue_accept(sq_queue *queue, const char *file_name, int invitation);
 
 /* Take the role of the one producer or consumer, where there is one. SQ_ROLE_TAKEN; SQ_BUSY: by a

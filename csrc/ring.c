@@ -552,14 +552,18 @@ sq_status sq_check_cursors(const sq_queue *queue) {
     return sane && !stuck ? SQ_OK : SQ_CORRUPT;
 }
 
-/* A drained queue has come to its end unless somebody died over its last messages. Only a look of
- * our own, begun now, can tell: another participant at it may return a message yet. */
-static bool has_ended(sq_queue *queue) {
+/* A drained queue has come to its end, SQ_CLOSED, unless somebody died over its last messages. Only
+ * a look of our own, begun now, can tell. SQ_EMPTY: another participant is settling the dead and
+ * may return a message yet; SQ_OK: there is something to deliver again. */
+static sq_status look_for_the_end(sq_queue *queue) {
     uint32_t found;
-    bool settled = sq_recover(queue, &found) == SQ_OK;
+    sq_status status = sq_recover(queue, &found);
     /* relaxed: it only keeps a waiter from spinning, see sq_message_ready */
-    atomic_store_explicit(&queue->end_pending, !settled, memory_order_relaxed);
-    return settled && !sq_control_changed(queue);
+    atomic_store_explicit(&queue->end_pending, status == SQ_BUSY, memory_order_relaxed);
+    if (sq_control_changed(queue)) {
+        return SQ_OK;
+    }
+    return status == SQ_OK ? SQ_CLOSED : status == SQ_BUSY ? SQ_EMPTY : status;
 }
 
 static sq_status take_next(sq_queue *queue, void *taken, uint32_t n, uint32_t *count,
@@ -584,11 +588,9 @@ static sq_status take_next(sq_queue *queue, void *taken, uint32_t n, uint32_t *c
             if (!sq_is_drained(queue)) {
                 return SQ_EMPTY;
             }
-            if (has_ended(queue)) {
-                return SQ_CLOSED;
-            }
-            if (!sq_control_changed(queue)) {
-                return SQ_EMPTY; /* the dead are not settled yet: come again */
+            status = look_for_the_end(queue);
+            if (status != SQ_OK) {
+                return status;
             }
             continue;
         }

@@ -1,5 +1,7 @@
 #include "segment.h"
 
+#include "inherited.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -15,6 +17,12 @@
 #define HEADROOM_SMALL 256u    /* room for a codec's header, so that 2^k bytes of data fit 2^k */
 #define HEADROOM_LARGE SQ_PAGE /* likewise, where chunks are aligned to pages */
 #define LARGE (64u << 10)
+
+static void close_quietly(int fd) {
+    int error = errno;
+    close(fd);
+    errno = error;
+}
 
 static uint64_t align(uint64_t value, uint64_t unit) {
     return (value + unit - 1) / unit * unit;
@@ -127,15 +135,38 @@ static void write_header(const sq_segment *segment) {
     header->magic = SQ_MAGIC;
 }
 
-static bool remember_file(sq_segment *segment, int fd) {
+int sq_reopen(int fd) {
+    char path[32];
+    snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+    return open(path, O_RDWR | O_CLOEXEC);
+}
+
+int sq_segment_reopen(const sq_segment *segment) {
+    return sq_segment_is_open(segment) ? sq_reopen(segment->fd) : -1;
+}
+
+sq_status sq_segment_own(sq_segment *segment, int fd) {
     struct stat status;
-    if (fstat(fd, &status) != 0) {
-        return false;
+    int own = sq_reopen(fd);
+    if (own < 0) {
+        return SQ_SYSTEM;
     }
-    segment->fd = fd;
+    if (fstat(own, &status) != 0 || !sq_inherited_add(own, false)) {
+        close_quietly(own);
+        return SQ_SYSTEM;
+    }
+    segment->fd = own;
     segment->device = status.st_dev;
     segment->inode = status.st_ino;
-    return true;
+    return SQ_OK;
+}
+
+static void disown(sq_segment *segment) {
+    sq_inherited_remove(segment->fd);
+    if (sq_segment_is_open(segment)) {
+        close_quietly(segment->fd);
+    }
+    segment->fd = -1;
 }
 
 static bool is_same_file(const sq_segment *segment, const struct stat *status) {
@@ -152,6 +183,37 @@ bool sq_segment_is_open(const sq_segment *segment) {
         return false;
     }
     return true;
+}
+
+/* Give a new file its size, the memory that every queue uses, and its header. */
+static sq_status fill(sq_segment *segment, int fd) {
+    if (ftruncate(fd, (off_t)segment->bytes) != 0) {
+        return SQ_SYSTEM;
+    }
+    /* the first slot too: a consumer of an empty queue looks at it */
+    sq_status status = back(fd, 0, segment->slots_offset + segment->slot_bytes);
+    if (status != SQ_OK) {
+        return status;
+    }
+    void *base =
+        mmap(NULL, segment->bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
+    if (base == MAP_FAILED) {
+        return SQ_SYSTEM;
+    }
+    segment->base = base;
+    write_header(segment);
+    return SQ_OK;
+}
+
+static sq_status own_or_unmap(sq_segment *segment, int fd) {
+    sq_status status = sq_segment_own(segment, fd);
+    if (status != SQ_OK) {
+        int error = errno;
+        munmap(segment->base, segment->bytes);
+        segment->base = NULL;
+        errno = error;
+    }
+    return status;
 }
 
 sq_status sq_segment_create(sq_segment *segment, const sq_options *options) {
@@ -178,29 +240,11 @@ sq_status sq_segment_create(sq_segment *segment, const sq_options *options) {
     if (fd < 0) {
         return SQ_SYSTEM;
     }
-    sq_status status = remember_file(segment, fd) ? SQ_OK : SQ_SYSTEM;
-    if (status == SQ_OK && ftruncate(fd, (off_t)segment->bytes) != 0) {
-        status = SQ_SYSTEM;
-    }
+    sq_status status = fill(segment, fd);
     if (status == SQ_OK) {
-        /* the first slot too: a consumer of an empty queue looks at it */
-        status = back(fd, 0, segment->slots_offset + segment->slot_bytes);
+        status = own_or_unmap(segment, fd);
     }
-    if (status == SQ_OK) {
-        void *base =
-            mmap(NULL, segment->bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
-        if (base == MAP_FAILED) {
-            status = SQ_SYSTEM;
-        } else {
-            segment->base = base;
-            write_header(segment);
-        }
-    }
-    if (status != SQ_OK) {
-        int error = errno;
-        close(fd);
-        errno = error;
-    }
+    close_quietly(fd);
     return status;
 }
 
@@ -276,14 +320,13 @@ static sq_status map_checked(sq_segment *segment, int fd, sq_access access) {
 
 sq_status sq_segment_map(sq_segment *segment, int fd, sq_access access) {
     memset(segment, 0, sizeof *segment);
-    sq_status result = remember_file(segment, fd) ? map_checked(segment, fd, access) : SQ_SYSTEM;
-    if (result != SQ_OK) {
-        int error = errno;
-        close(fd);
-        segment->fd = -1;
-        errno = error;
+    segment->fd = -1;
+    sq_status status = map_checked(segment, fd, access);
+    if (status == SQ_OK) {
+        status = own_or_unmap(segment, fd);
     }
-    return result;
+    close_quietly(fd);
+    return status;
 }
 
 sq_status sq_segment_open(const char *file_name, int *fd) {
@@ -307,11 +350,8 @@ sq_status sq_segment_open(const char *file_name, int *fd) {
 
 void sq_segment_unmap(sq_segment *segment) {
     munmap(segment->base, segment->bytes);
-    if (sq_segment_is_open(segment)) {
-        close(segment->fd);
-    }
     segment->base = NULL;
-    segment->fd = -1;
+    disown(segment);
 }
 
 bool sq_segment_has_name(const sq_segment *segment, const char *file_name) {

@@ -89,6 +89,15 @@ sq_status sq_segment_map(sq_segment *segment, int fd, sq_access access);
 
 void sq_segment_unmap(sq_segment *segment);
 
+/* A new open file description of the same file; -1: errno says. */
+int sq_reopen(int fd);
+int sq_segment_reopen(const sq_segment *segment);
+
+/* Let the segment have a descriptor of its own for the file that fd stands for. Forked children
+ * lose it, and no mapping keeps its description: what is locked through it ends with the process.
+ * SQ_SYSTEM. */
+sq_status sq_segment_own(sq_segment *segment, int fd);
+
 /* Whether fd is still the segment's file. Others in the process may close any descriptor. */
 bool sq_segment_is_open(const sq_segment *segment);
 

@@ -517,6 +517,100 @@ static void an_invitation_keeps_the_queue(void) {
     expect_exit(child);
 }
 
+static void the_last_invitation_removes_the_queue(void) {
+    sq_queue queue;
+    create_with(&queue, options_of(MPMC, 0, 64));
+    int invitation = sq_queue_invite(&queue);
+    CHECK(invitation >= 0);
+    sq_queue_leave(&queue);
+    CHECK(count_files(queue.file_name, false) == 1);
+    sq_queue_end_invitation(&queue, invitation);
+    CHECK(count_files(queue.file_name, false) == 0);
+    sq_queue_unmap(&queue);
+}
+
+/* Who finds the table full was a member for a moment, in which the others may all have left. */
+static void a_newcomer_in_vain_removes_the_queue(void) {
+    sq_queue queue, second, newcomer;
+    sq_membership membership;
+    sq_options options = options_of(MPMC, 0, 64);
+    options.participants = 2;
+    create_with(&queue, options);
+    CHECK(sq_queue_attach(&second, queue.file_name) == SQ_OK);
+    int fd;
+    CHECK(sq_segment_open(queue.file_name, &fd) == SQ_OK);
+    CHECK(sq_lock_try(fd, SQ_LOCK_MEMBERS, SQ_LOCK_SHARED) == SQ_OK);
+    CHECK(sq_participant_enter(&queue, &membership, false) == SQ_TABLE_FULL && membership.fd < 0);
+    close_queue(&second);
+    close_queue(&queue);
+    CHECK(count_files(queue.file_name, false) == 1); /* it stands in the door */
+    close(fd);
+    CHECK(sq_queue_attach(&newcomer, queue.file_name) == SQ_OK);
+    close_queue(&newcomer);
+    CHECK(count_files(queue.file_name, false) == 0);
+}
+
+/* A child that knows nothing of the queue, as one that a library forks, does not keep alive what
+ * its parent had locked, not even what it was about to lock. */
+static void inherit_and_wait(void *argument) {
+    wait_for(((family *)argument)->go);
+}
+
+static void lock_all_and_die(void *argument) {
+    family *f = argument;
+    static sq_queue own;
+    sq_membership membership;
+    CHECK(sq_queue_attach(&own, f->queue.file_name) == SQ_OK);
+    CHECK(sq_participant_enter(&own, &membership, false) == SQ_OK);
+    CHECK(sq_lock_try(own.segment.fd, SQ_LOCK_RECOVERY, SQ_LOCK_EXCLUSIVE) == SQ_OK);
+    pid_t child = fork();
+    CHECK(child >= 0);
+    if (child == 0) {
+        prctl(PR_SET_PDEATHSIG, 0);
+        tell(f->ready);
+        inherit_and_wait(f);
+        _exit(0);
+    }
+    wait_for(f->ready);
+}
+
+static void a_child_that_knows_nothing_keeps_nothing(void) {
+    family f;
+    open_family(&f, options_of(MPMC, 0, 64));
+    run_and_kill(lock_all_and_die, &f);
+    CHECK(recover_now(&f.queue) == 2);
+    tell(f.go);
+    close_queue(&f.queue);
+    CHECK(count_files(f.queue.file_name, false) == 0);
+}
+
+/* Two threads fork at the same time, each for a child of its own: neither child has the other's
+ * place. */
+static void *fork_in_a_thread(void *argument) {
+    family *f = argument;
+    pid_t child = fork_with(&f->queue, take_part_and_wait, f);
+    f->chunk = (uint32_t)child;
+    return NULL;
+}
+
+static void the_memberships_of_two_forks_are_apart(void) {
+    family f;
+    sq_membership other;
+    pthread_t thread;
+    open_family(&f, options_of(MPMC, 0, 64));
+    CHECK(sq_queue_fork_prepare(&f.queue, &other) ==
+          SQ_OK); /* by this thread, which has not forked */
+    CHECK(pthread_create(&thread, NULL, fork_in_a_thread, &f) == 0);
+    CHECK(pthread_join(thread, NULL) == 0);
+    wait_for(f.ready);
+    CHECK(recover_now(&f.queue) == 0);
+    sq_queue_fork_parent(&other);
+    CHECK(recover_now(&f.queue) == 1); /* the child of the other thread does not hold it */
+    tell(f.go);
+    expect_exit((pid_t)f.chunk);
+    close_queue(&f.queue);
+}
+
 /* ---- who lives ---- */
 
 static void *outlast_the_first_thread(void *argument) {
@@ -587,14 +681,19 @@ static void the_living_are_told_from_the_dead(void) {
  * stands for another file. */
 static void a_lost_descriptor_makes_nobody_dead(void) {
     sq_queue queue, other;
+    uint32_t found;
+    uint64_t value;
     create_with(&queue, options_of(MPMC, 0, 64));
     CHECK(sq_queue_attach(&other, queue.file_name) == SQ_OK);
     int lost = other.segment.fd;
     close(lost);
-    CHECK(!sq_participant_is_dead(&other, 0) && recover_now(&other) == 0);
-    CHECK(open("/dev/null", O_RDWR) == lost);
-    CHECK(!sq_participant_is_dead(&other, 0) && recover_now(&other) == 0);
-    CHECK(!sq_participant_is_dead(&queue, 1)); /* and who lost it still lives */
+    CHECK(!sq_participant_is_dead(&other, 0) && sq_recover(&other, &found) == SQ_SYSTEM);
+    int null = open("/dev/null", O_RDWR);
+    CHECK(dup2(null, lost) == lost);
+    CHECK(!sq_participant_is_dead(&other, 0) && sq_recover(&other, &found) == SQ_SYSTEM);
+    sq_shutdown(&other, false);
+    CHECK(take_value(&other, &value) == SQ_SYSTEM); /* nor is a queue at its end for it */
+    CHECK(!sq_participant_is_dead(&queue, 1));      /* and who lost it still lives */
     sq_queue_leave(&other);
     sq_queue_unmap(&other);
     CHECK(fcntl(lost, F_GETFD) >= 0); /* what stands there now is not ours to close */
@@ -622,6 +721,10 @@ int main(void) {
         TEST(a_child_for_which_there_is_no_entry),
         TEST(who_executes_another_program_has_left),
         TEST(an_invitation_keeps_the_queue),
+        TEST(the_last_invitation_removes_the_queue),
+        TEST(a_newcomer_in_vain_removes_the_queue),
+        TEST(a_child_that_knows_nothing_keeps_nothing),
+        TEST(the_memberships_of_two_forks_are_apart),
         TEST(the_living_are_told_from_the_dead),
         TEST(a_lost_descriptor_makes_nobody_dead),
     };
