@@ -27,6 +27,7 @@ from posix.unistd cimport usleep
 import logging
 import operator
 import os
+import sys
 import weakref
 from multiprocessing import util
 from types import GenericAlias
@@ -661,13 +662,16 @@ cdef class SharedQueue:
         cdef unsigned char small[SQ_SLOT_MAX]
         cdef uint64_t deadline = FOREVER
         cdef uint32_t forks = self.forks
+        cdef bint encoding = False
         self.enter()
         try:
             if block and timeout is not None:
                 deadline = deadline_of(timeout)
             if not self.queue.producing:
                 self.enrol_producer()
+            encoding = True
             kept = self.codec.encode(item, &encoded)
+            encoding = False
             self.check_call(forks)
             if encoded.size > self.inline_max:
                 self.put_large(&encoded, kept, forks, block, deadline)
@@ -682,11 +686,10 @@ cdef class SharedQueue:
             message.storage = SQ_INLINE
             if sq_put(&self.queue, &message, 1, &accepted) != SQ_OK:
                 self.put_items(&message, 1, forks, block, deadline, &accepted)
-        except EncodeError as error:
-            raise_interruption(error)
-            raise
-        finally:
+        finally:  # an except clause would cost those that do not fail
             self.exit()
+            if encoding:
+                raise_interruption(sys.exc_info()[1])
 
     def put_nowait(self, object item):
         """``put(item, block=False)``."""
@@ -890,20 +893,25 @@ cdef class SharedQueue:
                 return self.get_deferred(1)[0]
             if sq_take(&self.queue, taken, 1, &count) != SQ_OK:
                 self.take(taken, 1, &count, forks, False, block, deadline)
-            try:
+            if taken.storage == SQ_INLINE:
+                item = self.codec.decode(taken.tag, taken.body, taken.length, None)
+                count = 0
+            else:
                 item = self.decode(taken)
-            except BaseException as error:
-                self.end_failed_get(taken, forks, error)
-                raise
-            if taken.storage == SQ_IN_CHUNK:
+                count = 0
                 self.release_chunk(taken.chunk, forks)
             return item
-        finally:
-            self.exit()
+        finally:  # an except clause would cost those that do not fail
+            try:
+                if count > 0:
+                    self.end_failed_get(taken, forks)
+            finally:
+                self.exit()
 
-    cdef int end_failed_get(self, const sq_taken *taken, uint32_t forks, object error) except -1:
+    cdef int end_failed_get(self, const sq_taken *taken, uint32_t forks) except -1:
         """A message whose decoding was interrupted comes with the next call; else it is consumed."""
         cdef Batch batch
+        error = sys.exc_info()[1]
         if is_interrupted(error):
             batch = Batch.of(self, 1)
             batch.forks = forks
