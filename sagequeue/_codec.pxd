@@ -63,5 +63,4 @@ cdef object describe_array(object shape, object dtype, bint fortran, Encoded *en
 cdef object array_over(object source, const Encoded *encoded, object shape, object dtype,
                        bint fortran)
 cdef int write_body(const Encoded *encoded, object kept, unsigned char *target) except -1
-cdef int export_memory(Py_buffer *view, object owner, void *memory, size_t size, bint readonly,
-                       int flags) except -1
+

@@ -83,7 +83,7 @@ cdef object loads = pickle.loads
 cdef object numpy = None
 cdef dict array_reducers = {}  # filled with numpy, as soon as anybody imports it
 cdef PyTypeObject *ndarray_type = NULL
-cdef dict dtype_names = {}   # dtype -> its name as bytes, or None where it takes a pickle
+cdef dict dtype_names = {}   # dtype -> itself and its name, or None where it takes a pickle
 cdef dict dtypes = {}        # name -> dtype
 
 
@@ -134,6 +134,24 @@ cdef bytes dtype_name(object dtype):
     except TypeError:  # a dtype of another package, whose name means nothing to numpy
         return None
     return text.encode("ascii") if same else None
+
+
+cdef bytes name_of_plain(object dtype):
+    """The dtype's name, or None where only a pickle can carry its arrays."""
+    cdef object same
+    cdef bytes name
+    # dtypes are equal whatever metadata they have, so one that is found may have some
+    try:
+        same, name = dtype_names[dtype]
+        return name if same is dtype or dtype.metadata is None else None
+    except KeyError:
+        if dtype.metadata is not None:
+            return None
+    name = dtype_name(dtype)
+    if len(dtype_names) >= DTYPES_KNOWN_MOST:
+        dtype_names.clear()
+    dtype_names[dtype] = (dtype, name)
+    return name
 
 
 cdef object dtype_named(bytes name):
@@ -260,7 +278,7 @@ cdef class Codec:
         cdef int64_t number
         if kind is str:
             try:
-                if not PyUnicode_IS_COMPACT_ASCII(item) and PyUnicode_GET_LENGTH(item) > TEXT_KEPT:
+                if PyUnicode_GET_LENGTH(item) > TEXT_KEPT and not PyUnicode_IS_COMPACT_ASCII(item):
                     return whole(PyUnicode_AsUTF8String(item), TEXT, encoded)
                 encoded.first = PyUnicode_AsUTF8AndSize(item, &size)
             except UnicodeEncodeError:
@@ -387,14 +405,7 @@ cdef object describe_array(object shape, object dtype, bint fortran, Encoded *en
     cdef uint64_t at = sizeof(header)
     cdef uint64_t size = dtype.itemsize
     import_numpy()
-    if dtype.metadata is not None:  # dtypes are equal whatever metadata they have
-        return False
-    try:
-        name = dtype_names[dtype]
-    except KeyError:
-        if len(dtype_names) >= DTYPES_KNOWN_MOST:
-            dtype_names.clear()
-        name = dtype_names[dtype] = dtype_name(dtype)
+    name = name_of_plain(dtype)
     if name is None or len(shape) > DIMENSIONS_MAX:
         return False
     memset(&header, 0, sizeof(header))
