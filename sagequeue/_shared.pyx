@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, freethreading_compatible=False
+# cython: language_level=3, boundscheck=False, wraparound=False, freethreading_compatible=False, auto_pickle=False
 """SharedQueue: a handle of a queue in shared memory, as a Python object.
 
 The GIL is what makes one handle usable by many threads: no call into the core that reserves or
