@@ -99,11 +99,13 @@ typedef struct sq_slot {
 static_assert(offsetof(sq_slot, body) == 16, "slot header");
 
 typedef struct sq_chunk {
-    _Atomic uint64_t word;  /* state << 32 | pinned by << 16 | holder */
-    _Atomic uint64_t place; /* position that names it, or did until it was leased, plus 1 */
-    uint64_t length;        /* bytes of data in use */
-    uint64_t backed;        /* bytes of data that have memory behind them */
-    uint64_t external;      /* 0, or the number of the segment that holds the body instead */
+    _Atomic uint64_t word; /* state << 32 | pinned by << 16 | holder */
+    /* Position whose slot names it, or did until it was leased, plus 1. That of a chunk that is
+     * free is 0 or of a slot that was released since, so it is nobody's. */
+    _Atomic uint64_t place;
+    uint64_t length;   /* bytes of data in use */
+    uint64_t backed;   /* bytes of data that have memory behind them */
+    uint64_t external; /* 0, or the number of the segment that holds the body instead */
     uint8_t tag;
     uint8_t reserved[5];
     uint16_t deliveries;

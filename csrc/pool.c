@@ -74,8 +74,6 @@ static sq_status acquire_in_class(sq_queue *queue, uint32_t size_class, uint64_t
                 sq_chunk *entry = sq_chunk_at(queue, *chunk);
                 entry->external = 0;
                 entry->deliveries = 0;
-                /* relaxed: it is the owner's until the word is released */
-                atomic_store_explicit(&entry->place, 0, memory_order_relaxed);
                 sq_status status = back_data(queue, *chunk, bytes);
                 if (status != SQ_OK) {
                     sq_chunk_release(queue, *chunk);

@@ -144,12 +144,6 @@ static bool settle_claims(sq_queue *queue, uint32_t dead, bool *returned) {
     return settled;
 }
 
-/* Whether the slot of this position names the chunk: its place may be of an earlier message. */
-static bool names(const sq_queue *queue, uint64_t position, uint32_t chunk) {
-    const sq_slot *slot = sq_segment_slot(&queue->segment, position);
-    return SQ_ONCE(slot->storage) == SQ_IN_CHUNK && sq_slot_chunk(slot) == chunk;
-}
-
 /* True when the chunk is now to be delivered again. Each case is one CAS from the word that was
  * read before: a consumer that has leased the chunk from its slot since then wins. The chunk stays
  * its holder's until that CAS, so another recoverer would decide the same. */
@@ -157,13 +151,13 @@ static bool settle_chunk(sq_queue *queue, uint32_t chunk, uint64_t word) {
     sq_chunk *entry = sq_chunk_at(queue, chunk);
     uint64_t place = atomic_load_explicit(&entry->place, memory_order_relaxed);
     bool pinned = sq_chunk_state(word) == SQ_CHUNK_PINNED;
-    bool copy =
-        sq_chunk_class(chunk) == SQ_COPIES; /* its message is the slot's as long as that holds it */
-    bool in_slot = !pinned && place != 0 && sq_slot_holds(queue, place - 1) &&
-                   (copy || names(queue, place - 1, chunk));
+    bool in_slot = !pinned && place != 0 && sq_slot_holds(queue, place - 1);
     bool returned = sq_chunk_state(word) == SQ_CHUNK_LEASED && !in_slot;
-    bool queued = in_slot && !copy;
+    bool queued = in_slot && sq_chunk_class(chunk) != SQ_COPIES; /* a copy is not: its slot is */
     if (!queued && !returned) {
+        /* its slot may be written again, and the next owner may die before it gave the chunk a
+         * place */
+        atomic_store_explicit(&entry->place, 0, memory_order_relaxed);
         sq_chunk_release_of(queue, chunk, sq_chunk_holder(word));
         return false;
     }

@@ -271,6 +271,28 @@ static void a_producer_and_then_its_recoverer(void) {
     finish();
 }
 
+static void acquire_and_die(sq_queue *own) {
+    uint32_t chunk;
+    CHECK(sq_queue_enrol_producer(own) == SQ_OK);
+    CHECK(put_value(own, 1) == SQ_OK); /* where the one before had written its slot */
+    message m;
+    CHECK(sq_chunk_acquire(own, write_message(&m, 0, 7, &CHUNK_BODIES), &chunk) == SQ_OK);
+}
+
+/* A chunk's next owner dies before it gave it a place: that of its former message is not taken for
+ * it. */
+static void a_chunk_with_a_former_place(void) {
+    open_queue(SPMC);
+    kill_after(write_and_die);
+    CHECK(recover_now(&queue) == 1);
+    kill_after(acquire_and_die);
+    CHECK(recover_now(&queue) == 1);
+    uint64_t value;
+    CHECK(take_value(&queue, &value) == SQ_OK && value == 1);
+    CHECK(sq_queue_enrol_producer(&queue) == SQ_OK);
+    finish();
+}
+
 /* The next participant in a dead one's entry is another one, whatever its pid. */
 static void the_next_in_an_entry_is_another_one(void) {
     sq_queue other;
@@ -324,6 +346,7 @@ int main(void) {
         TEST(no_end_while_another_recovers),
         TEST(no_end_while_an_intent_of_the_living_is_stale),
         TEST(a_producer_and_then_its_recoverer),
+        TEST(a_chunk_with_a_former_place),
         TEST(the_next_in_an_entry_is_another_one),
     };
     return RUN_TESTS(tests);
