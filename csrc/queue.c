@@ -174,8 +174,11 @@ sq_status sq_queue_fork_prepare(sq_queue *queue, sq_membership *child) {
     return enter(queue, child, true);
 }
 
-void sq_queue_fork_parent(sq_membership *child) {
+void sq_queue_fork_parent(sq_queue *queue, sq_membership *child) {
     sq_membership_close(child);
+    if (queue->self == NULL) {
+        remove_if_last(queue); /* it has left since, and there may be no child */
+    }
 }
 
 sq_status sq_queue_fork_child(sq_queue *queue, sq_membership *own) {

@@ -30,7 +30,7 @@ void sq_queue_unmap(sq_queue *queue);
  * has no participant. The parent's handle in the child, without a membership, is only to be
  * unmapped. */
 sq_status sq_queue_fork_prepare(sq_queue *queue, sq_membership *child);
-void sq_queue_fork_parent(sq_membership *child);
+void sq_queue_fork_parent(sq_queue *queue, sq_membership *child);
 sq_status sq_queue_fork_child(sq_queue *queue, sq_membership *own);
 
 /* A process that is started afresh: a descriptor to hand to it, which keeps the queue from being

@@ -674,17 +674,28 @@ bool sq_room_ready(sq_queue *queue) {
     return (tail & SQ_TAIL_CLOSED) || room_at(queue, tail, 1) != 0;
 }
 
-uint64_t sq_held_up_by(const sq_queue *queue, bool room) {
+/* The identity of the participant that has reserved the position at the head and not committed it.
+ */
+static uint64_t writing_at_head(const sq_queue *queue, uint64_t head, uint64_t tail) {
+    bool writing = head < tail && !queue->single_producer &&
+                   !sq_slot_is(queue, head, SQ_COMMITTED) && !sq_slot_is(queue, head, SQ_TOMBSTONE);
+    return writing ? sq_intended_by(queue, head, false, SQ_NOBODY, true) : 0;
+}
+
+/* Of the one that has claimed the position whose slot is next at the tail and not released it. */
+static uint64_t reading_at_tail(const sq_queue *queue, uint64_t head, uint64_t tail) {
     uint64_t capacity = queue->segment.capacity;
+    bool reading = !queue->single_consumer && tail >= capacity && tail - capacity < head &&
+                   tail - head < queue->limit && !slot_is_free(queue, tail);
+    return reading ? sq_intended_by(queue, tail - capacity, true, SQ_NOBODY, true) : 0;
+}
+
+uint32_t sq_held_up_by(const sq_queue *queue, bool room) {
     uint64_t head = sq_load_head(queue);
     uint64_t tail = sq_load_tail(queue);
-    if (!room) {
-        bool writing = head < tail && !queue->single_producer &&
-                       !sq_slot_is(queue, head, SQ_COMMITTED) &&
-                       !sq_slot_is(queue, head, SQ_TOMBSTONE);
-        return writing ? sq_intended_by(queue, head, false, SQ_NOBODY, true) : 0;
-    }
-    bool reading = tail >= capacity && tail - capacity < head && tail - head < queue->limit &&
-                   !queue->single_consumer && !slot_is_free(queue, tail);
-    return reading ? sq_intended_by(queue, tail - capacity, true, SQ_NOBODY, true) : 0;
+    uint64_t identity =
+        room ? reading_at_tail(queue, head, tail) : writing_at_head(queue, head, tail);
+    /* relaxed: for people only */
+    return identity != 0 ? sq_identity_pid(identity)
+                         : atomic_load_explicit(&queue->header->recoverer, memory_order_relaxed);
 }

@@ -52,9 +52,10 @@ bool sq_room_ready(sq_queue *queue);
  * would be in vain. */
 sq_status sq_check_cursors(const sq_queue *queue);
 
-/* The identity of the participant that the others wait for: it has reserved the position at the
- * head and not committed it or, with `room`, it has claimed the position whose slot comes next and
- * not released it. 0: there is none. */
-uint64_t sq_held_up_by(const sq_queue *queue, bool room);
+/* The pid of the participant that the others wait for: it has reserved the position at the head and
+ * not committed it or, with `room`, it has claimed the position whose slot comes next and not
+ * released it; or it is the recoverer. 0: there is none. All of them take microseconds unless they
+ * are stopped. */
+uint32_t sq_held_up_by(const sq_queue *queue, bool room);
 
 #endif

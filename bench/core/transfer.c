@@ -112,7 +112,7 @@ static void produce_in_another_process(sq_queue *queue, uint32_t batch, uint32_t
         sq_queue_leave(queue);
         _exit(0);
     }
-    sq_queue_fork_parent(&child);
+    sq_queue_fork_parent(queue, &child);
 }
 
 static void consume_from_another_process(sq_queue *queue, uint32_t batch, uint64_t messages,

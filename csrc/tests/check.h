@@ -175,7 +175,7 @@ static inline pid_t fork_with(sq_queue *queue, void (*work)(forked *), void *arg
         _exit(0);
     }
     if (child.membership.fd >= 0) {
-        sq_queue_fork_parent(&child.membership);
+        sq_queue_fork_parent(queue, &child.membership);
     }
     return pid;
 }

@@ -605,7 +605,7 @@ static void the_memberships_of_two_forks_are_apart(void) {
     CHECK(pthread_join(thread, NULL) == 0);
     wait_for(f.ready);
     CHECK(recover_now(&f.queue) == 0);
-    sq_queue_fork_parent(&other);
+    sq_queue_fork_parent(&f.queue, &other);
     CHECK(recover_now(&f.queue) == 1); /* the child of the other thread does not hold it */
     tell(f.go);
     expect_exit((pid_t)f.chunk);

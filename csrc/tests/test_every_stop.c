@@ -1,6 +1,6 @@
 /* Every operation, stopped at every one of its writes in turn, as by SIGSTOP, a debugger or a
  * frozen cgroup. While it stands: nobody takes it for dead, others come and go, and what they put
- * and take is right; where they have to wait for it, sq_held_up_by or the recoverer's pid says so.
+ * and take is right; where they have to wait for it, sq_held_up_by says so.
  * When it goes on, all is as if it had never been stopped. */
 #include "operations.h"
 
@@ -18,8 +18,7 @@ static void others_come_and_go(void) {
 }
 
 static bool is_waited_for(pid_t victim, bool room) {
-    return sq_identity_pid(sq_held_up_by(&queue, room)) == (uint32_t)victim ||
-           atomic_load(&queue.header->recoverer) == (uint32_t)victim;
+    return sq_held_up_by(&queue, room) == (uint32_t)victim;
 }
 
 /* None of the dead that the victim may be settling is in the way of more than that. */
