@@ -66,9 +66,9 @@ bench: install
 	$(BIN)/python -m bench
 	$(BIN)/python -m bench.runtime
 
-# Ten thousand processes killed at random.
+# Processes at random killed, ten thousand times, and stopped, a thousand times.
 soak: install
-	$(BIN)/python -m bench.soak --kills 10000
+	$(BIN)/python -m bench.soak --kills 10000 --stops 1000
 
 wheel:
 	$(PYTHON) -m venv $(VENV)-build
