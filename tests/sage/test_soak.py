@@ -1,5 +1,7 @@
-"""Random SIGKILLs and SIGSTOPs: see :mod:`bench.soak`. The long form (``--long``) kills ten thousand
-times and stops a thousand times."""
+"""Random SIGKILLs and SIGSTOPs: see :mod:`bench.soak`.
+
+The long form (``--long``) kills ten thousand times and stops two thousand times.
+"""
 
 from __future__ import annotations
 
