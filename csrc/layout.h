@@ -15,7 +15,7 @@
 #include <stdint.h>
 
 #if !defined(__linux__)
-#error "sagequeue's shared-memory core needs Linux (futex, O_TMPFILE, /proc)"
+#error "sagequeue's shared-memory core needs Linux (futex, O_TMPFILE, open file description locks)"
 #endif
 #if UINTPTR_MAX != UINT64_MAX
 #error "sagequeue's shared-memory core needs a 64-bit platform"
@@ -24,7 +24,7 @@ static_assert(ATOMIC_LLONG_LOCK_FREE == 2 && ATOMIC_INT_LOCK_FREE == 2,
               "atomics shared between processes must be lock-free");
 
 #define SQ_MAGIC UINT64_C(0x3145554555514753) /* "SGQUEUE1" */
-#define SQ_LAYOUT_VERSION 3u
+#define SQ_LAYOUT_VERSION 4u
 
 #define SQ_PAIR 128 /* two cache lines: the adjacent-line prefetcher makes neighbours one */
 #define SQ_PAGE 4096u
@@ -49,14 +49,14 @@ enum { SQ_EMPTY_SLOT = 0, SQ_COMMITTED = 1, SQ_TOMBSTONE = 2, SQ_REDELIVER = 3 }
 enum { SQ_INLINE = 0, SQ_IN_CHUNK = 1 };
 
 /* A chunk's word: its state, the participant (table index + 1) that holds it, and the producer, if
- * any, that still looks at what it wrote there, which keeps the chunk from being used again.
+ * any, that pins it: it has a view of what it wrote, so the chunk must not be reused.
  * The word is the allocation: there is no free list that a crash could tear. */
 enum {
     SQ_CHUNK_FREE = 0,
     SQ_CHUNK_OWNED = 1,    /* by a producer: being written, or queued (its slot names it) */
     SQ_CHUNK_LEASED = 2,   /* by a consumer: claimed, not yet released */
     SQ_CHUNK_RETURNED = 3, /* by nobody: claimed by one that died or gave it back */
-    SQ_CHUNK_PINNED = 4,   /* by one that looks at it still: its message is done with */
+    SQ_CHUNK_PINNED = 4,   /* by one that has views of it; its message is done with */
 };
 
 /* The first size class holds copies of messages that were claimed from their slots. Producers take
@@ -64,25 +64,24 @@ enum {
 #define SQ_COPIES 0u
 #define SQ_FIRST_CLASS 1u
 
-/* News is one word, so that a consumer asks once for all that seldom happens: the life of the queue
- * as a whole, and above it the epoch, which grows when there is something to deliver again. */
-enum { SQ_SHUTDOWN = 1, SQ_SHUTDOWN_IMMEDIATE = 2, SQ_EPOCH = 4 };
+/* The control word: shutdown and removal flags in bits 0 to 2, the redelivery epoch above them. One
+ * load tells a participant that nothing exceptional has happened. */
+enum { SQ_SHUTDOWN = 1, SQ_SHUTDOWN_IMMEDIATE = 2, SQ_REMOVED = 4, SQ_EPOCH = 8 };
 
 /* The top bit of the tail closes the queue: a reservation is a CAS on that same word, so every
  * position below the tail was reserved before the shutdown and none after it. */
 #define SQ_TAIL_CLOSED (UINT64_C(1) << 63)
 
-/* The recoverer's word: the participant that recovers the dead, or 0, and above it how many terms
- * there have been. */
-#define SQ_TERM (UINT32_C(1) << 16)
-static_assert(SQ_PARTICIPANTS_MAX < SQ_TERM, "a participant's number fits below the terms");
-
 typedef struct sq_event {
     _Atomic uint32_t word; /* bit 0: somebody may be asleep; the rest counts wake-ups */
 } sq_event;
 
+/* Linux has at most 2^22 pids. The incarnation counts the participants that there have been, so no
+ * identity comes twice; the pid is for people only. */
+#define SQ_PID_BITS 22
+
 typedef struct sq_participant {
-    _Atomic uint64_t identity;    /* start time << 22 | pid; 0: entry free */
+    _Atomic uint64_t identity;    /* incarnation << SQ_PID_BITS | pid; 0: entry free */
     _Atomic uint64_t put_intent;  /* positions about to be reserved, or reserved, not committed */
     _Atomic uint64_t take_intent; /* positions about to be claimed, or claimed, not released */
     uint64_t reserved[13];
@@ -100,11 +99,13 @@ typedef struct sq_slot {
 static_assert(offsetof(sq_slot, body) == 16, "slot header");
 
 typedef struct sq_chunk {
-    _Atomic uint64_t word;  /* state << 32 | pinned by << 16 | holder */
-    _Atomic uint64_t place; /* position that names it, or did until it was leased, plus 1 */
-    uint64_t length;        /* bytes of data in use */
-    uint64_t backed;        /* bytes of data that have memory behind them */
-    uint64_t external;      /* 0, or the number of the segment that holds the body instead */
+    _Atomic uint64_t word; /* state << 32 | pinned by << 16 | holder */
+    /* Position whose slot names it, or did until it was leased, plus 1. That of a chunk that is
+     * free is 0 or of a slot that was released since, so it is nobody's. */
+    _Atomic uint64_t place;
+    uint64_t length;   /* bytes of data in use */
+    uint64_t backed;   /* bytes of data that have memory behind them */
+    uint64_t external; /* 0, or the number of the segment that holds the body instead */
     uint8_t tag;
     uint8_t reserved[5];
     uint16_t deliveries;
@@ -143,21 +144,22 @@ typedef struct sq_header {
     uint64_t slots_offset;
     uint64_t classes_offset;
     uint64_t chunks_offset;
-    uint64_t pid_namespace;
+    uint64_t birth; /* random: tells the segments of its messages from those of a namesake */
     char codec[SQ_CODEC_MAX];
 
     /* Read by everyone, seldom written. */
-    _Alignas(SQ_PAIR) _Atomic uint64_t news; /* see SQ_EPOCH */
-    _Atomic uint32_t producer;               /* single producer: participant in that role, or 0 */
-    _Atomic uint32_t consumer;               /* single consumer: likewise */
-    _Atomic uint32_t recoverer;              /* see SQ_TERM */
-    _Atomic uint64_t redelivery_from;        /* slots to deliver again lie in [from, to) */
+    _Alignas(SQ_PAIR) _Atomic uint64_t control; /* see SQ_EPOCH */
+    _Atomic uint32_t producer;        /* single producer: participant in that role, or 0 */
+    _Atomic uint32_t consumer;        /* single consumer: likewise */
+    _Atomic uint32_t recoverer;       /* its pid, for people, or 0 */
+    _Atomic uint64_t incarnations;    /* participants that there have been */
+    _Atomic uint64_t redelivery_from; /* slots to deliver again lie in [from, to) */
     _Atomic uint64_t redelivery_to;
     _Atomic uint64_t last_recovery_ns;  /* monotonic clock, common to the machine */
     _Atomic uint64_t slots_backed;      /* bytes of the ring that have memory behind them */
     _Atomic uint64_t external_segments; /* source of numbers for them */
-    _Atomic uint64_t burial;            /* position that is being made a tombstone, plus 1, or 0 */
-    _Atomic uint64_t dropped_by_burial; /* what `dropped` is to be when that is done */
+    _Atomic uint64_t pending_tombstone; /* position that is being made a tombstone, plus 1, or 0 */
+    _Atomic uint64_t tombstones_after;  /* what `dropped` is to be when that is done */
 
     /* Each cursor and event on a line pair of its own: they are written by different sides. */
     _Alignas(SQ_PAIR) _Atomic uint64_t tail; /* next position to reserve, and the closed bit */
@@ -171,7 +173,7 @@ typedef struct sq_header {
     _Atomic uint64_t deaths;  /* participants found dead */
     _Alignas(SQ_PAIR) unsigned char end[];
 } sq_header;
-static_assert(offsetof(sq_header, news) == 2 * SQ_PAIR, "shared words after the constants");
+static_assert(offsetof(sq_header, control) == 2 * SQ_PAIR, "shared words after the constants");
 static_assert(sizeof(sq_header) == 8 * SQ_PAIR, "header");
 
 #endif

@@ -1,7 +1,7 @@
-/* The chunk pool. A chunk is allocated by one CAS of its word from free to (owned, me): who holds
- * it is on record from the first instant, so a crash cannot lose one. The lowest free chunk is
- * preferred, which keeps the memory in use small and warm. */
-#include "ring_words.h"
+/* The lowest free chunk is preferred, which keeps the memory in use small and warm. */
+#include "pool.h"
+
+#include "control.h"
 #include "wait.h"
 
 #include <stdio.h>
@@ -34,7 +34,8 @@ static sq_status back_data(sq_queue *queue, uint32_t chunk, uint64_t bytes) {
 static bool try_own(sq_queue *queue, uint32_t chunk) {
     sq_chunk *entry = sq_chunk_at(queue, chunk);
     uint64_t word = atomic_load_explicit(&entry->word, memory_order_relaxed);
-    /* acquire: the former holder's reads and writes of the chunk are over */
+    /* acquire, pairs with change_word, sq_chunk_unpin and settle_chunk: the former holder's reads
+     * and writes of the chunk are over */
     return word == 0 && atomic_compare_exchange_strong_explicit(
                             &entry->word, &word, sq_chunk_word(SQ_CHUNK_OWNED, queue->id),
                             memory_order_acquire, memory_order_relaxed);
@@ -47,6 +48,7 @@ static sq_status extend(sq_queue *queue, uint32_t size_class, uint32_t index) {
     uint64_t offset = (uint64_t)((unsigned char *)entry - queue->segment.base);
     sq_status status = sq_segment_back(&queue->segment, offset, sizeof *entry);
     if (status == SQ_OK) {
+        /* release, pairs with sq_chunks_used; seq_cst costs nothing here */
         atomic_compare_exchange_strong_explicit(
             &sq_segment_class(&queue->segment, size_class)->high_water, &index, index + 1,
             memory_order_seq_cst, memory_order_relaxed);
@@ -59,6 +61,7 @@ static sq_status acquire_in_class(sq_queue *queue, uint32_t size_class, uint64_t
     sq_class *shared = sq_segment_class(&queue->segment, size_class);
     uint32_t count = queue->segment.count[size_class];
     for (;;) {
+        /* relaxed, like the hint: try_own looks at the chunk itself */
         uint32_t used = atomic_load_explicit(&shared->high_water, memory_order_relaxed);
         used = used < count ? used : count;
         uint32_t hint = atomic_load_explicit(&shared->hint, memory_order_relaxed);
@@ -71,7 +74,6 @@ static sq_status acquire_in_class(sq_queue *queue, uint32_t size_class, uint64_t
                 sq_chunk *entry = sq_chunk_at(queue, *chunk);
                 entry->external = 0;
                 entry->deliveries = 0;
-                atomic_store_explicit(&entry->place, 0, memory_order_relaxed);
                 sq_status status = back_data(queue, *chunk, bytes);
                 if (status != SQ_OK) {
                     sq_chunk_release(queue, *chunk);
@@ -89,18 +91,53 @@ static sq_status acquire_in_class(sq_queue *queue, uint32_t size_class, uint64_t
     }
 }
 
-sq_status sq_chunk_acquire(sq_queue *queue, uint64_t bytes, uint32_t *chunk) {
-    uint32_t size_class = SQ_FIRST_CLASS;
-    while (size_class < queue->segment.classes && queue->segment.chunk_bytes[size_class] < bytes) {
-        size_class++;
+/* The size classes that a body may go to: [first, end). */
+typedef struct classes {
+    uint32_t first, end;
+} classes;
+
+static classes classes_for(const sq_queue *queue, uint64_t bytes) {
+    uint32_t first = SQ_FIRST_CLASS;
+    while (first < queue->segment.classes && queue->segment.chunk_bytes[first] < bytes) {
+        first++;
     }
+    uint32_t end = first + CLASSES_TO_TRY;
+    return (classes){first, end < queue->segment.classes ? end : queue->segment.classes};
+}
+
+sq_status sq_chunk_acquire(sq_queue *queue, uint64_t bytes, uint32_t *chunk) {
+    classes range = classes_for(queue, bytes);
     sq_status status = SQ_NO_CHUNK;
-    for (uint32_t tries = 0;
-         tries < CLASSES_TO_TRY && size_class < queue->segment.classes && status == SQ_NO_CHUNK;
-         tries++, size_class++) {
-        status = acquire_in_class(queue, size_class, bytes, chunk);
+    for (uint32_t c = range.first; c < range.end && status == SQ_NO_CHUNK; c++) {
+        status = acquire_in_class(queue, c, bytes, chunk);
     }
     return status;
+}
+
+static bool is_free_in_class(const sq_queue *queue, uint32_t size_class) {
+    uint32_t used = sq_chunks_used(queue, size_class);
+    for (uint32_t index = 0; index < used; index++) {
+        sq_chunk *entry = sq_chunk_at(queue, sq_chunk_name(size_class, index));
+        /* seq_cst, pairs with sq_event_prepare: a waiter looks after it announced itself */
+        if (atomic_load_explicit(&entry->word, memory_order_seq_cst) == 0) {
+            return true;
+        }
+    }
+    return used < queue->segment.count[size_class];
+}
+
+bool sq_chunk_is_free(const sq_queue *queue, uint64_t bytes) {
+    classes range = classes_for(queue, bytes);
+    for (uint32_t c = range.first; c < range.end; c++) {
+        if (is_free_in_class(queue, c)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+bool sq_copy_is_free(const sq_queue *queue) {
+    return is_free_in_class(queue, SQ_COPIES);
 }
 
 sq_status sq_copy_acquire(sq_queue *queue, uint32_t *chunk) {
@@ -114,7 +151,8 @@ void sq_chunk_describe(sq_queue *queue, uint32_t chunk, uint64_t length, uint8_t
 }
 
 static void external_name(const sq_queue *queue, uint64_t number, char name[SQ_FILE_NAME_MAX]) {
-    snprintf(name, SQ_FILE_NAME_MAX, "%s.%llx", queue->file_name, (unsigned long long)number);
+    snprintf(name, SQ_FILE_NAME_MAX, "%s.%016llx-%llx", queue->file_name,
+             (unsigned long long)queue->segment.birth, (unsigned long long)number);
 }
 
 static void drop_external(const sq_queue *queue, sq_chunk *entry) {
@@ -136,15 +174,17 @@ void sq_external_drop_all(sq_queue *queue) {
     }
 }
 
-/* Replace the word of a chunk that we hold. A CAS, because its producer may let go of it at any
- * time. Returns the former word; 0 when the chunk is not ours. */
-static uint64_t change_word(sq_queue *queue, uint32_t chunk, uint64_t (*next)(uint64_t word)) {
+/* Replace the word of a chunk of this holder: ourselves, or a dead one whose recoverer we are. A
+ * CAS, because its producer may unpin it at any time. Returns the former word; 0: it is not the
+ * holder's. */
+static uint64_t change_word(sq_queue *queue, uint32_t chunk, uint32_t holder,
+                            uint64_t (*next)(uint64_t word)) {
     _Atomic uint64_t *shared = &sq_chunk_at(queue, chunk)->word;
-    /* relaxed: if it is ours, we wrote the word */
+    /* relaxed: if it is ours, we wrote the word, and a dead one's was acquired by settle_chunk */
     uint64_t word = atomic_load_explicit(shared, memory_order_relaxed);
-    /* seq_cst: our use of the chunk is over before another may have it, and that before the load
-     * that asks whether anybody waits for it */
-    while (sq_chunk_holder(word) == queue->id) {
+    /* seq_cst, pairs with try_own and claim_returned: the holder's use of the chunk is over before
+     * another may have it, and that before the load that asks whether anybody waits for it */
+    while (sq_chunk_holder(word) == holder) {
         if (atomic_compare_exchange_weak_explicit(shared, &word, next(word), memory_order_seq_cst,
                                                   memory_order_relaxed)) {
             return word;
@@ -166,20 +206,21 @@ static uint64_t pinned_too(uint64_t word) {
 }
 
 void sq_lease_acknowledge(sq_queue *queue, uint32_t chunk) {
-    change_word(queue, chunk, pinned_by_holder);
+    change_word(queue, chunk, queue->id, pinned_by_holder);
 }
 
 void sq_lease_return(sq_queue *queue, uint32_t chunk) {
-    if (change_word(queue, chunk, returned_by_holder) != 0) {
+    if (change_word(queue, chunk, queue->id, returned_by_holder) != 0) {
         sq_announce_returned(queue);
     }
 }
 
 void sq_chunk_pin(sq_queue *queue, uint32_t chunk) {
-    change_word(queue, chunk, pinned_too);
+    change_word(queue, chunk, queue->id, pinned_too);
 }
 
 static void announce_free(sq_queue *queue, uint32_t chunk) {
+    /* relaxed: the hint is only advice */
     sq_class *size_class = sq_segment_class(&queue->segment, sq_chunk_class(chunk));
     if (sq_chunk_index(chunk) < atomic_load_explicit(&size_class->hint, memory_order_relaxed)) {
         atomic_store_explicit(&size_class->hint, sq_chunk_index(chunk), memory_order_relaxed);
@@ -188,34 +229,38 @@ static void announce_free(sq_queue *queue, uint32_t chunk) {
     sq_event_notify(&queue->header->chunk_free, INT32_MAX);
 }
 
-void sq_chunk_release(sq_queue *queue, uint32_t chunk) {
+void sq_chunk_release_of(sq_queue *queue, uint32_t chunk, uint32_t holder) {
     sq_chunk *entry = sq_chunk_at(queue, chunk);
     if (SQ_ONCE(entry->external) != 0) {
         /* the message is done with before its body goes: nobody is to be given it without */
-        uint64_t word = change_word(queue, chunk, pinned_by_holder);
+        uint64_t word = change_word(queue, chunk, holder, pinned_by_holder);
         if (word == 0) {
             return;
         }
         drop_external(queue, entry);
     }
-    uint64_t word = change_word(queue, chunk, sq_chunk_done_with);
+    uint64_t word = change_word(queue, chunk, holder, sq_chunk_done_with);
     if (word != 0 && sq_chunk_pinner(word) == 0) {
         announce_free(queue, chunk);
     }
+}
+
+void sq_chunk_release(sq_queue *queue, uint32_t chunk) {
+    sq_chunk_release_of(queue, chunk, queue->id);
 }
 
 void sq_chunk_unpin(sq_queue *queue, uint32_t chunk) {
     _Atomic uint64_t *shared = &sq_chunk_at(queue, chunk)->word;
     uint64_t word = atomic_load_explicit(shared, memory_order_relaxed);
     while (sq_chunk_pinner(word) == queue->id) {
-        /* release: we have looked at it for the last time */
+        /* release, pairs with try_own: we have looked at it for the last time */
         if (atomic_compare_exchange_weak_explicit(shared, &word, word & ~SQ_PIN_MASK,
                                                   memory_order_release, memory_order_relaxed)) {
             return;
         }
     }
     if (sq_chunk_state(word) == SQ_CHUNK_PINNED) {
-        sq_chunk_release(queue, chunk); /* its consumer is done with it, and left it to us */
+        sq_chunk_release(queue, chunk); /* its consumer was done before, and left it to us */
     }
 }
 

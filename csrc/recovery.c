@@ -1,79 +1,56 @@
-/* What the dead left behind. Any participant that has waited for long looks; one at a time does
- * the work, and who dies at it is found dead by the next. Every step is decided by one CAS or
- * store and can be done again.
+/* Any participant that has waited for a while looks through the table. One at a time settles what
+ * it finds, under a lock of the kernel that ends with its holder. Every step is one CAS or store
+ * that can be done again, and the dead participant's entry is freed last, so a recoverer that dies
+ * on the way leaves the rest to the next one.
  *
  * A position belongs to the dead when a cursor has passed it, its slot is not yet committed (or
  * released), and no living participant's intent covers it. The order of the looks matters: the
  * cursor, the slot, the intents, and then a CAS of the slot. An intent is published before its
  * cursor moves (or its slot is claimed again) and withdrawn after its slots are settled, so a
  * living owner is seen in its intent or has changed the slot, and then the CAS fails. */
-#include "process.h"
-#include "ring_words.h"
+#include "recovery.h"
+
+#include "control.h"
+#include "participant.h"
+#include "pool.h"
+#include "slots.h"
 #include "wait.h"
 
-static sq_participant *entry_of(const sq_queue *queue, uint32_t index) {
-    return sq_segment_participant(&queue->segment, index);
-}
+#include <unistd.h>
 
-bool sq_is_intended(const sq_queue *queue, uint64_t position, bool taking) {
-    for (uint32_t index = 0; index < queue->segment.participants; index++) {
-        sq_participant *entry = entry_of(queue, index);
-        /* acquire: an intent withdrawn means its slots were settled before */
-        uint64_t intent = atomic_load_explicit(taking ? &entry->take_intent : &entry->put_intent,
-                                               memory_order_acquire);
-        if (sq_intent_covers(intent, position) &&
-            atomic_load_explicit(&entry->identity, memory_order_acquire) != 0) {
-            return true;
-        }
-    }
-    return false;
-}
-
-static bool covered_by_the_living(const sq_queue *queue, uint32_t dead, uint64_t position,
-                                  bool taking) {
-    for (uint32_t index = 0; index < queue->segment.participants; index++) {
-        sq_participant *entry = entry_of(queue, index);
-        /* acquire: an intent withdrawn means its slots were settled before */
-        uint64_t intent = atomic_load_explicit(taking ? &entry->take_intent : &entry->put_intent,
-                                               memory_order_acquire);
-        if (index != dead && intent != 0 && sq_intent_covers(intent, position) &&
-            sq_process_alive(atomic_load_explicit(&entry->identity, memory_order_acquire))) {
-            return true;
-        }
-    }
-    return false;
-}
-
-/* Tombstones are counted, and whoever counts may die at it: what the count is to be is on record
+/* Tombstones are counted, and a recoverer may die at it: what the count is to be is on record
  * before the slot changes. Only the recoverer writes these words. */
-static void complete_burial(sq_queue *queue) {
+static void complete_tombstone(sq_queue *queue) {
     sq_header *header = queue->header;
-    uint64_t burial = atomic_load_explicit(&header->burial, memory_order_acquire);
-    if (burial == 0) {
+    /* acquire, pairs with write_tombstone of the recoverer before us */
+    uint64_t pending = atomic_load_explicit(&header->pending_tombstone, memory_order_acquire);
+    if (pending == 0) {
         return;
     }
-    const sq_slot *slot = sq_segment_slot(&queue->segment, burial - 1);
+    const sq_slot *slot = sq_segment_slot(&queue->segment, pending - 1);
     if (atomic_load_explicit(&slot->sequence, memory_order_acquire) >=
-        sq_sequence(queue, burial - 1, SQ_TOMBSTONE)) {
-        uint64_t dropped = atomic_load_explicit(&header->dropped_by_burial, memory_order_relaxed);
+        sq_sequence(queue, pending - 1, SQ_TOMBSTONE)) {
+        uint64_t dropped = atomic_load_explicit(&header->tombstones_after, memory_order_relaxed);
+        /* seq_cst, pairs with sq_unfinished */
         atomic_store_explicit(&header->dropped, dropped, memory_order_seq_cst);
     }
     /* release: the count is right before there is nothing left to complete */
-    atomic_store_explicit(&header->burial, 0, memory_order_release);
+    atomic_store_explicit(&header->pending_tombstone, 0, memory_order_release);
 }
 
 /* The caller knows that the slot is the dead one's: nobody else changes it. */
-static void bury(sq_queue *queue, uint64_t position, uint64_t sequence) {
+static void write_tombstone(sq_queue *queue, uint64_t position, uint64_t sequence) {
     sq_header *header = queue->header;
-    atomic_store_explicit(&header->dropped_by_burial,
+    atomic_store_explicit(&header->tombstones_after,
                           atomic_load_explicit(&header->dropped, memory_order_relaxed) + 1,
                           memory_order_relaxed);
-    /* release: the count with it */
-    atomic_store_explicit(&header->burial, position + 1, memory_order_release);
+    /* release, pairs with complete_tombstone: the count with it */
+    atomic_store_explicit(&header->pending_tombstone, position + 1, memory_order_release);
+    /* seq_cst, pairs with sq_slot_is */
     atomic_compare_exchange_strong_explicit(&sq_segment_slot(&queue->segment, position)->sequence,
                                             &sequence, sq_sequence(queue, position, SQ_TOMBSTONE),
                                             memory_order_seq_cst, memory_order_relaxed);
-    complete_burial(queue);
+    complete_tombstone(queue);
 }
 
 /* How many positions an intent may be about: none is longer than the ring. */
@@ -84,9 +61,11 @@ static uint32_t intended(const sq_queue *queue, uint64_t intent) {
 
 /* Reserved by the dead and never committed: consumers shall skip it. False when a living
  * participant's intent covers a position too: which of the two it is shows in a moment. */
-static bool bury_reservations(sq_queue *queue, uint32_t dead) {
+static bool settle_reservations(sq_queue *queue, uint32_t dead) {
+    /* acquire, pairs with publish */
     uint64_t intent =
-        atomic_load_explicit(&entry_of(queue, dead)->put_intent, memory_order_acquire);
+        atomic_load_explicit(&sq_entry_at(queue, dead)->put_intent, memory_order_acquire);
+    /* seq_cst, pairs with the CAS in sq_put: a living owner published its intent before */
     uint64_t tail =
         atomic_load_explicit(&queue->header->tail, memory_order_seq_cst) & ~SQ_TAIL_CLOSED;
     uint64_t start = sq_intent_start(intent, tail);
@@ -94,26 +73,29 @@ static bool bury_reservations(sq_queue *queue, uint32_t dead) {
     for (uint32_t i = 0; i < intended(queue, intent); i++) {
         uint64_t position = start + i;
         _Atomic uint64_t *word = &sq_segment_slot(&queue->segment, position)->sequence;
+        /* acquire, pairs with write_committed: looked at before the intents */
         uint64_t sequence = atomic_load_explicit(word, memory_order_acquire);
         /* one consumer does not write sequence words: an empty slot still shows its last turn */
         if (position >= tail || sequence >= sq_sequence(queue, position, SQ_COMMITTED)) {
             continue;
         }
-        if (covered_by_the_living(queue, dead, position, false)) {
+        if (sq_intended_by(queue, position, false, dead, true) != 0) {
             settled = false;
         } else if (sequence == atomic_load_explicit(word, memory_order_acquire)) {
-            /* a living one that withdrew its intent meanwhile had committed before */
-            bury(queue, position, sequence);
+            /* a living one that has withdrawn its intent since had committed before */
+            write_tombstone(queue, position, sequence);
         }
     }
     return settled;
 }
 
-/* Consumers look for slots to deliver again in [from, to). */
+/* Consumers look for slots to deliver again in [from, to). Only the recoverer writes these words.
+ */
 static void widen_redelivery(sq_queue *queue, uint64_t position) {
     sq_header *header = queue->header;
     uint64_t from = atomic_load_explicit(&header->redelivery_from, memory_order_relaxed);
     uint64_t to = atomic_load_explicit(&header->redelivery_to, memory_order_relaxed);
+    /* release, both: pair with find_returned_slots */
     if (from > position || from >= to) {
         atomic_store_explicit(&header->redelivery_from, position, memory_order_release);
     }
@@ -122,11 +104,14 @@ static void widen_redelivery(sq_queue *queue, uint64_t position) {
     }
 }
 
-/* Claimed by the dead and never released: to be delivered again, which is news; a tombstone is just
- * released. False when a living participant's intent covers a position too. */
-static bool return_claims(sq_queue *queue, uint32_t dead, bool *news) {
+/* Claimed by the dead and never released: to be delivered again, which sets `returned`; a tombstone
+ * is just released. False when a living participant's intent covers a position too. */
+static bool settle_claims(sq_queue *queue, uint32_t dead, bool *returned) {
+    /* acquire, pairs with publish */
     uint64_t intent =
-        atomic_load_explicit(&entry_of(queue, dead)->take_intent, memory_order_acquire);
+        atomic_load_explicit(&sq_entry_at(queue, dead)->take_intent, memory_order_acquire);
+    /* seq_cst, pairs with the CAS in take_as_one_of_many: a living owner published its intent
+     * before */
     uint64_t head = atomic_load_explicit(&queue->header->head, memory_order_seq_cst);
     uint64_t start = sq_intent_start(intent, head);
     uint64_t next_turn = UINT64_C(1) << queue->turn_shift;
@@ -134,13 +119,14 @@ static bool return_claims(sq_queue *queue, uint32_t dead, bool *news) {
     for (uint32_t i = 0; i < intended(queue, intent); i++) {
         uint64_t position = start + i;
         _Atomic uint64_t *word = &sq_segment_slot(&queue->segment, position)->sequence;
+        /* acquire, pairs with release_slots: looked at before the intents */
         uint64_t sequence = atomic_load_explicit(word, memory_order_acquire);
         bool committed = sequence == sq_sequence(queue, position, SQ_COMMITTED);
         bool tombstone = sequence == sq_sequence(queue, position, SQ_TOMBSTONE);
         if (position >= head || (!committed && !tombstone)) {
             continue;
         }
-        if (covered_by_the_living(queue, dead, position, true)) {
+        if (sq_intended_by(queue, position, true, dead, true) != 0) {
             settled = false;
             continue;
         }
@@ -149,16 +135,18 @@ static bool return_claims(sq_queue *queue, uint32_t dead, bool *news) {
         }
         uint64_t settled_word = committed ? sq_sequence(queue, position, SQ_REDELIVER)
                                           : sq_sequence(queue, position + next_turn, SQ_EMPTY_SLOT);
+        /* acq_rel, pairs with sq_slot_is and claim_returned */
         if (atomic_compare_exchange_strong_explicit(word, &sequence, settled_word,
                                                     memory_order_acq_rel, memory_order_relaxed)) {
-            *news |= committed;
+            *returned |= committed;
         }
     }
     return settled;
 }
 
 /* True when the chunk is now to be delivered again. Each case is one CAS from the word that was
- * read before: a consumer that has leased the chunk from its slot since then wins. */
+ * read before: a consumer that has leased the chunk from its slot since then wins. The chunk stays
+ * its holder's until that CAS, so another recoverer would decide the same. */
 static bool settle_chunk(sq_queue *queue, uint32_t chunk, uint64_t word) {
     sq_chunk *entry = sq_chunk_at(queue, chunk);
     uint64_t place = atomic_load_explicit(&entry->place, memory_order_relaxed);
@@ -166,21 +154,24 @@ static bool settle_chunk(sq_queue *queue, uint32_t chunk, uint64_t word) {
     bool in_slot = !pinned && place != 0 && sq_slot_holds(queue, place - 1);
     bool returned = sq_chunk_state(word) == SQ_CHUNK_LEASED && !in_slot;
     bool queued = in_slot && sq_chunk_class(chunk) != SQ_COPIES; /* a copy is not: its slot is */
-    uint64_t settled = queued     ? sq_chunk_word(SQ_CHUNK_OWNED, 0)
-                       : returned ? sq_chunk_word(SQ_CHUNK_RETURNED, 0)
-                                  : sq_chunk_word(SQ_CHUNK_OWNED, queue->id); /* to be freed */
-    /* acq_rel: what its holder did is done, to us and to the next one */
-    bool ours =
-        atomic_compare_exchange_strong_explicit(&entry->word, &word, (word & SQ_PIN_MASK) | settled,
-                                                memory_order_acq_rel, memory_order_relaxed);
-    if (ours && !queued && !returned) {
-        sq_chunk_release(queue, chunk);
+    if (!queued && !returned) {
+        /* its slot may be written again, and the next owner may die before it gave the chunk a
+         * place */
+        atomic_store_explicit(&entry->place, 0, memory_order_relaxed);
+        sq_chunk_release_of(queue, chunk, sq_chunk_holder(word));
+        return false;
     }
-    return ours && returned;
+    unsigned state = returned ? SQ_CHUNK_RETURNED : SQ_CHUNK_OWNED;
+    /* acq_rel, pairs with claim_returned and lease: what its holder did is done */
+    return atomic_compare_exchange_strong_explicit(&entry->word, &word,
+                                                   (word & SQ_PIN_MASK) | sq_chunk_word(state, 0),
+                                                   memory_order_acq_rel, memory_order_relaxed) &&
+           returned;
 }
 
-/* The participant looks at nothing any more. Returns the word as it is then. */
+/* The participant has no views any more. Returns the word as it is then. */
 static uint64_t drop_pin(sq_chunk *entry, uint32_t participant) {
+    /* acquire, pairs with what wrote the word: the chunk's record is as it was left */
     uint64_t word = atomic_load_explicit(&entry->word, memory_order_acquire);
     while (sq_chunk_pinner(word) == participant &&
            !atomic_compare_exchange_weak_explicit(&entry->word, &word, word & ~SQ_PIN_MASK,
@@ -206,29 +197,22 @@ void sq_settle_chunks(sq_queue *queue, uint32_t participant) {
     }
 }
 
-void sq_announce_returned(sq_queue *queue) {
-    /* seq_cst: after the messages are ready, before the load in notify */
-    atomic_fetch_add_explicit(&queue->header->news, SQ_EPOCH, memory_order_seq_cst);
-    sq_event_notify(&queue->header->not_empty, INT32_MAX);
-    sq_event_notify(&queue->header->chunk_free, INT32_MAX); /* they may claim it without a copy */
-}
-
 static void give_up_role(_Atomic uint32_t *role, uint32_t participant) {
-    /* release: what the dead left is settled before another one takes the role */
+    /* release, pairs with take_role: what the dead left is settled before another takes the role */
     atomic_compare_exchange_strong_explicit(role, &participant, 0, memory_order_release,
                                             memory_order_relaxed);
 }
 
-static bool settle_participant(sq_queue *queue, uint32_t index, uint64_t identity) {
-    sq_participant *entry = entry_of(queue, index);
+static bool settle_participant(sq_queue *queue, uint32_t index) {
+    sq_participant *entry = sq_entry_at(queue, index);
     /* chunks first: once a slot is to be delivered again, it no longer tells what was in flight */
     sq_settle_chunks(queue, index + 1);
-    bool news = false;
-    bool settled = bury_reservations(queue, index);
-    settled &= return_claims(queue, index, &news);
+    bool returned = false;
+    bool settled = settle_reservations(queue, index);
+    settled &= settle_claims(queue, index, &returned);
     /* Once all is settled in any case: another recoverer may have died before it said so. Before,
-     * only what there is: whoever waits for the end of a queue looks again after news. */
-    if (settled || news) {
+     * only what there is: whoever waits for the end of a queue looks again after a change. */
+    if (settled || returned) {
         sq_announce_returned(queue);
     }
     if (!settled) {
@@ -239,80 +223,80 @@ static bool settle_participant(sq_queue *queue, uint32_t index, uint64_t identit
     atomic_store_explicit(&entry->put_intent, 0, memory_order_relaxed);
     atomic_store_explicit(&entry->take_intent, 0, memory_order_relaxed);
     atomic_fetch_add_explicit(&queue->header->deaths, 1, memory_order_relaxed);
-    /* release: the entry is free only when all of that is done. A CAS: a newcomer to a full table
-     * may have taken the last entry from its dead bearer. */
-    atomic_compare_exchange_strong_explicit(&entry->identity, &identity, 0, memory_order_release,
-                                            memory_order_relaxed);
+    /* release, pairs with load_identity: the entry is free only when all of that is done */
+    atomic_store_explicit(&entry->identity, 0, memory_order_release);
     return true;
 }
 
-static bool is_alive(const sq_queue *queue, uint32_t participant) {
-    uint64_t identity =
-        atomic_load_explicit(&entry_of(queue, participant - 1)->identity, memory_order_acquire);
-    return identity != 0 && sq_process_alive(identity);
-}
-
-/* One recoverer at a time. This word is no lock that the dead can hold: it names its holder, and
- * who finds the holder dead takes it over. Terms are counted, so that one taken for dead is not
- * mistaken for the next bearer of its entry. */
-static bool become_recoverer(sq_queue *queue) {
-    _Atomic uint32_t *recoverer = &queue->header->recoverer;
-    uint32_t word = atomic_load_explicit(recoverer, memory_order_acquire);
-    uint32_t holder = word % SQ_TERM;
-    if (holder == queue->id) {
-        return true;
-    }
-    if (holder != 0 && holder <= queue->segment.participants && is_alive(queue, holder)) {
-        return false;
-    }
-    /* acquire: what the former recoverer settled is settled */
-    return atomic_compare_exchange_strong_explicit(recoverer, &word,
-                                                   (word - holder + SQ_TERM) | queue->id,
-                                                   memory_order_acq_rel, memory_order_relaxed);
-}
-
-static void resign_as_recoverer(sq_queue *queue) {
-    /* release: what we settled is settled to the next one; no other writes it in our term */
-    atomic_fetch_sub_explicit(&queue->header->recoverer, queue->id, memory_order_release);
-}
-
-static uint32_t settle_the_dead(sq_queue *queue) {
-    uint32_t found = 0;
+static sq_status settle_the_dead(sq_queue *queue, uint32_t *found) {
+    sq_status status = SQ_OK;
     for (uint32_t index = 0; index < queue->segment.participants; index++) {
-        uint64_t identity =
-            atomic_load_explicit(&entry_of(queue, index)->identity, memory_order_acquire);
-        if (identity != 0 && !sq_process_alive(identity)) {
-            found += settle_participant(queue, index, identity);
+        if (!sq_participant_is_dead(queue, index)) {
+            continue;
+        }
+        if (settle_participant(queue, index)) {
+            ++*found;
+        } else {
+            status = SQ_BUSY;
         }
     }
-    return found;
+    return status;
 }
 
-bool sq_try_recover(sq_queue *queue, uint32_t *found) {
+static bool is_anybody_dead(const sq_queue *queue) {
+    for (uint32_t index = 0; index < queue->segment.participants; index++) {
+        if (sq_participant_is_dead(queue, index)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static sq_status settle_alone(sq_queue *queue, uint32_t *found) {
+    _Atomic uint32_t *recoverer = &queue->header->recoverer;
+    int fd = queue->segment.fd;
+    sq_status status = sq_lock_try(fd, SQ_LOCK_RECOVERY, SQ_LOCK_EXCLUSIVE);
+    if (status != SQ_OK) {
+        return status;
+    }
+    /* acquire: pairs with the release below; what the former recoverer settled is settled */
+    atomic_load_explicit(recoverer, memory_order_acquire);
+    atomic_store_explicit(recoverer, (uint32_t)getpid(), memory_order_relaxed);
+    complete_tombstone(queue);
+    status = settle_the_dead(queue, found);
+    /* release: pairs with the acquire above, in the next one with the lock */
+    atomic_store_explicit(recoverer, 0, memory_order_release);
+    sq_lock_drop(fd, SQ_LOCK_RECOVERY);
+    return status;
+}
+
+sq_status sq_recover(sq_queue *queue, uint32_t *found) {
     *found = 0;
-    if (atomic_flag_test_and_set(&queue->recovering)) {
-        return false;
+    /* relaxed: only advice for sq_recover_if_due */
+    atomic_store_explicit(&queue->header->last_recovery_ns, sq_now_ns(), memory_order_relaxed);
+    if (!sq_segment_is_open(&queue->segment)) {
+        return SQ_SYSTEM; /* without its descriptor nobody can be told to be dead */
     }
-    bool ours = become_recoverer(queue);
-    if (ours) {
-        complete_burial(queue);
-        atomic_store_explicit(&queue->header->last_recovery_ns, sq_now_ns(), memory_order_relaxed);
-        *found = settle_the_dead(queue);
-        resign_as_recoverer(queue);
+    if (!is_anybody_dead(queue)) {
+        return SQ_OK;
     }
-    atomic_flag_clear(&queue->recovering);
+    if (atomic_flag_test_and_set_explicit(&queue->recovering, memory_order_acquire)) {
+        return SQ_BUSY; /* another thread of ours */
+    }
+    sq_status status = settle_alone(queue, found);
+    atomic_flag_clear_explicit(&queue->recovering, memory_order_release);
     if (*found > 0) {
         sq_wake_all(queue);
     }
-    return ours;
+    return status;
 }
 
-uint32_t sq_recover(sq_queue *queue, uint64_t every_ns) {
+uint32_t sq_recover_if_due(sq_queue *queue, uint64_t every_ns) {
     uint64_t now = sq_now_ns();
     uint64_t last = atomic_load_explicit(&queue->header->last_recovery_ns, memory_order_relaxed);
     uint32_t found = 0;
     if (last > now || now - last >= every_ns) {
-        sq_try_recover(queue, &found);
+        sq_recover(queue, &found);
     }
     return found;
 }

@@ -9,23 +9,35 @@
  * Between a CAS and its commit or release, the participant's intent says what is in flight; it is
  * published before the CAS and withdrawn after, so whoever finds such a slot knows whose it is.
  */
-#include "ring_words.h"
+#include "ring.h"
+
+#include "control.h"
+#include "participant.h"
+#include "pool.h"
+#include "recovery.h"
+#include "redelivery.h"
+#include "slots.h"
 #include "wait.h"
 
 #include <string.h>
+
+#define LOOKS_AT_CURSORS 100u /* before a size is given that may be a little off */
 
 /* ---- intents ---- */
 
 static void publish(_Atomic uint64_t *intent, uint64_t value) {
     if (SQ_RECOVERY) {
-        /* relaxed: the CAS that follows releases it, so who sees its effect sees the intent */
+        /* relaxed: the CAS that follows releases it. Pairs with sq_intended_by and
+         * settle_reservations, which read the cursor first: who sees the CAS's effect sees the
+         * intent */
         atomic_store_explicit(intent, value, memory_order_relaxed);
     }
 }
 
 static void withdraw(_Atomic uint64_t *intent) {
     if (SQ_RECOVERY) {
-        /* release: who sees the intent withdrawn sees the slots settled */
+        /* release, pairs with sq_intended_by: who sees the intent withdrawn sees the slots settled
+         */
         atomic_store_explicit(intent, 0, memory_order_release);
     }
 }
@@ -33,52 +45,61 @@ static void withdraw(_Atomic uint64_t *intent) {
 /* Put on a chunk's record which message it is. */
 static void set_place(sq_chunk *entry, uint64_t position) {
     if (SQ_RECOVERY) {
-        /* relaxed: the slot's sequence word, or the chunk's own, releases it */
+        /* relaxed: the slot's sequence word, or the chunk's own, releases it. Pairs with
+         * settle_chunk */
         atomic_store_explicit(&entry->place, position + 1, memory_order_relaxed);
     }
 }
 
 /* ---- what can be reserved, what can be claimed ---- */
 
-static bool slot_is(const sq_queue *queue, uint64_t position, unsigned state) {
-    /* acquire: pairs with the release that set it, so the slot's bytes are ours to use; seq_cst,
-     * because a waiter that announced itself must not look before that */
-    uint64_t sequence = atomic_load_explicit(&sq_segment_slot(&queue->segment, position)->sequence,
-                                             memory_order_seq_cst);
-    return sequence == sq_sequence(queue, position, state);
-}
-
 /* Whether a slot at or behind the tail may be written. One producer commits slots before it
  * moves the tail: if it died in between, they look committed and yet were never put. */
 static bool slot_is_free(const sq_queue *queue, uint64_t position) {
-    return slot_is(queue, position, SQ_EMPTY_SLOT) ||
-           (queue->single_producer && slot_is(queue, position, SQ_COMMITTED));
+    return sq_slot_is(queue, position, SQ_EMPTY_SLOT) ||
+           (queue->single_producer && sq_slot_is(queue, position, SQ_COMMITTED));
 }
 
-static uint64_t seen(const _Atomic uint64_t *cursor) {
-    return atomic_load_explicit(cursor, memory_order_relaxed);
+/* Cursors are cached, because reading one takes its cache line from the side that moves it. Threads
+ * of the process share the caches. */
+static uint64_t load_cached_cursor(const _Atomic uint64_t *cache) {
+    /* acquire, pairs with refresh_cursor of another thread: what that one acquired is ours, too */
+    return atomic_load_explicit(cache, memory_order_acquire);
 }
 
-static uint64_t look(_Atomic uint64_t *seen_cursor, const _Atomic uint64_t *cursor) {
-    /* acquire: slots on the far side of the cursor were written, or read, before it moved;
-     * seq_cst, as in slot_is */
+static uint64_t refresh_cursor(_Atomic uint64_t *cache, const _Atomic uint64_t *cursor) {
+    /* acquire, pairs with the CAS in sq_put and with take_as_only_consumer: slots on the far side
+     * of the cursor were written, or read, before it moved; seq_cst, as in sq_slot_is */
     uint64_t value = atomic_load_explicit(cursor, memory_order_seq_cst) & ~SQ_TAIL_CLOSED;
-    atomic_store_explicit(seen_cursor, value, memory_order_relaxed);
+    /* release, pairs with load_cached_cursor */
+    atomic_store_explicit(cache, value, memory_order_release);
     return value;
+}
+
+/* What waits to be delivered again counts for a maxsize, too. */
+SQ_COLD static uint64_t limit_beside_returned(sq_queue *queue) {
+    uint64_t returned = sq_count_returned(queue);
+    return returned < queue->limit ? queue->limit - returned : 0;
+}
+
+static inline uint64_t limit_of(sq_queue *queue) {
+    return queue->bounded && sq_control_changed(queue) ? limit_beside_returned(queue)
+                                                       : queue->limit;
 }
 
 /* How many of n positions from `tail` on can be reserved. */
 static uint32_t room_at(sq_queue *queue, uint64_t tail, uint32_t n) {
-    uint64_t waiting = tail - seen(&queue->head_seen);
-    if ((int64_t)waiting < 0 || waiting + n > queue->limit) {
-        waiting = tail - look(&queue->head_seen, &queue->header->head);
+    uint64_t limit = limit_of(queue);
+    uint64_t waiting = tail - load_cached_cursor(&queue->head_cache);
+    if ((int64_t)waiting < 0 || waiting + n > limit) {
+        waiting = tail - refresh_cursor(&queue->head_cache, &queue->header->head);
         if ((int64_t)waiting < 0) {
             return 0; /* the tail we know is old */
         }
-        if (waiting >= queue->limit) {
+        if (waiting >= limit) {
             return 0;
         }
-        uint64_t room = queue->limit - waiting;
+        uint64_t room = limit - waiting;
         n = room < n ? (uint32_t)room : n;
     }
     if (!queue->single_consumer) {
@@ -94,12 +115,12 @@ static uint32_t room_at(sq_queue *queue, uint64_t tail, uint32_t n) {
 /* How many of n positions from `head` on can be claimed: committed ones and tombstones. */
 static uint32_t committed_at(sq_queue *queue, uint64_t head, uint32_t n) {
     if (queue->single_producer) {
-        uint64_t waiting = seen(&queue->tail_seen) - head;
+        uint64_t waiting = load_cached_cursor(&queue->tail_cache) - head;
         if ((int64_t)waiting < (int64_t)n) {
             /* The slot says whether the tail is worth a look: the producer works on that line. */
             uint64_t next = (int64_t)waiting > 0 ? head + waiting : head;
-            if (slot_is(queue, next, SQ_COMMITTED)) {
-                waiting = look(&queue->tail_seen, &queue->header->tail) - head;
+            if (sq_slot_is(queue, next, SQ_COMMITTED)) {
+                waiting = refresh_cursor(&queue->tail_cache, &queue->header->tail) - head;
             }
         }
         if ((int64_t)waiting <= 0) {
@@ -108,24 +129,12 @@ static uint32_t committed_at(sq_queue *queue, uint64_t head, uint32_t n) {
         return waiting < n ? (uint32_t)waiting : n;
     }
     for (uint32_t i = 0; i < n; i++) {
-        if (!slot_is(queue, head + i, SQ_COMMITTED) && !slot_is(queue, head + i, SQ_TOMBSTONE)) {
+        if (!sq_slot_is(queue, head + i, SQ_COMMITTED) &&
+            !sq_slot_is(queue, head + i, SQ_TOMBSTONE)) {
             return i;
         }
     }
     return n;
-}
-
-bool sq_slot_holds(const sq_queue *queue, uint64_t position) {
-    uint64_t tail =
-        atomic_load_explicit(&queue->header->tail, memory_order_acquire) & ~SQ_TAIL_CLOSED;
-    uint64_t head = atomic_load_explicit(&queue->header->head, memory_order_acquire);
-    if (tail - position - 1 >= queue->segment.capacity) {
-        return false; /* not reserved yet, or long ago */
-    }
-    if (queue->single_consumer && position < head) {
-        return false;
-    }
-    return slot_is(queue, position, SQ_COMMITTED) || slot_is(queue, position, SQ_REDELIVER);
 }
 
 /* ---- put ---- */
@@ -137,6 +146,7 @@ static sq_status back_slots(sq_queue *queue, uint64_t position, uint32_t n) {
     uint64_t slot_bytes = queue->segment.slot_bytes;
     uint64_t ahead = (256u << 10) / slot_bytes;
     uint64_t wanted = position + n + 1 < capacity ? position + n + 1 : capacity;
+    /* acquire, pairs with the CAS below: the memory was there before the count said so */
     uint64_t backed = atomic_load_explicit(&queue->header->slots_backed, memory_order_acquire);
     if (wanted * slot_bytes > backed) {
         wanted = wanted + ahead < capacity ? wanted + ahead : capacity;
@@ -173,17 +183,23 @@ static void write_slot(sq_queue *queue, uint64_t position, const sq_item *item) 
 static void write_committed(sq_queue *queue, uint64_t position, const sq_item *items, uint32_t n) {
     for (uint32_t i = 0; i < n; i++) {
         write_slot(queue, position + i, items + i);
-        /* release: whoever sees the slot committed sees its bytes */
+        /* release, pairs with sq_slot_is: who sees the slot committed sees its bytes */
         atomic_store_explicit(&sq_segment_slot(&queue->segment, position + i)->sequence,
                               sq_sequence(queue, position + i, SQ_COMMITTED), memory_order_release);
     }
 }
 
-/* Who committed behind our positions before we did woke consumers that found a hole and went back
- * to sleep: then everybody is called. */
+/* A producer that committed behind our positions before we did woke consumers that found a hole and
+ * went back to sleep: then everybody is called.
+ *
+ * A consumer that announces itself either sees the slot committed or is seen here. With many
+ * producers the last slot is committed by a seq_cst exchange. With one, a release store of the slot
+ * is followed by the seq_cst CAS of the tail: C11 alone does not order that store before the load
+ * of the event, but both machines do (x86: the CAS drains the store buffer; aarch64: a load-acquire
+ * is not done before an earlier store-release). */
 static void notify_committed(sq_queue *queue, uint64_t position, uint32_t n) {
     if (sq_event_awaited(&queue->header->not_empty)) {
-        bool more = slot_is(queue, position + n, SQ_COMMITTED);
+        bool more = sq_slot_is(queue, position + n, SQ_COMMITTED);
         sq_event_wake(&queue->header->not_empty, more ? INT32_MAX : n);
     }
 }
@@ -219,8 +235,9 @@ sq_status sq_put(sq_queue *queue, const sq_item *items, uint32_t n, uint32_t *ac
         } else {
             publish(&queue->self->put_intent, sq_intent(tail, room));
         }
-        /* seq_cst: releases the intent or the slots; also the full barrier between publishing
-         * and asking whether anybody waits. A CAS, because a shutdown sets the closed bit. */
+        /* seq_cst: releases the intent or the slots, pairs with refresh_cursor and
+         * settle_reservations; stands before the load in notify_committed. A CAS, because a
+         * shutdown sets the closed bit. */
         if (atomic_compare_exchange_strong_explicit(&header->tail, &tail, tail + room,
                                                     memory_order_seq_cst, memory_order_relaxed)) {
             break;
@@ -231,7 +248,8 @@ sq_status sq_put(sq_queue *queue, const sq_item *items, uint32_t n, uint32_t *ac
     if (!queue->single_producer) {
         write_committed(queue, tail, items, room - 1);
         write_slot(queue, tail + room - 1, items + room - 1);
-        /* seq_cst exchange: releases the last slot, and stands before the load in notify */
+        /* seq_cst exchange: releases the last slot, pairs with sq_slot_is; stands before the load
+         * in notify_committed */
         atomic_exchange_explicit(&sq_segment_slot(&queue->segment, tail + room - 1)->sequence,
                                  sq_sequence(queue, tail + room - 1, SQ_COMMITTED),
                                  memory_order_seq_cst);
@@ -267,10 +285,11 @@ static inline sq_status lease(sq_queue *queue, uint32_t chunk, uint64_t position
     set_place(entry, position);
     uint64_t leased = sq_chunk_word(SQ_CHUNK_LEASED, queue->id);
     if (sq_chunk_pinner(word) == 0) {
+        /* release, pairs with drop_pin: the recoverer sees the place */
         atomic_store_explicit(&entry->word, leased, memory_order_release);
         return SQ_OK;
     }
-    /* a CAS: its producer may let go of it meanwhile */
+    /* a CAS: its producer may unpin it at any time */
     while (!atomic_compare_exchange_weak_explicit(&entry->word, &word,
                                                   (word & SQ_PIN_MASK) | leased,
                                                   memory_order_release, memory_order_relaxed)) {
@@ -296,13 +315,12 @@ static __attribute__((noinline)) void lease_copy(sq_queue *queue, copies *copies
     taken->chunk = chunk;
     taken->storage = SQ_IN_CHUNK;
     set_place(entry, position);
-    /* release: who finds the lease finds all of the message in it */
+    /* release, pairs with drop_pin: who finds the lease finds all of the message in it */
     atomic_store_explicit(&entry->word, sq_chunk_word(SQ_CHUNK_LEASED, queue->id),
                           memory_order_release);
 }
 
-/* Copy a claimed slot out, or lease what it holds; nothing in it is believed before it is checked.
- */
+/* Copy a claimed slot out, or lease what it holds. Every field is checked before it is used. */
 static inline sq_status read_slot(sq_queue *queue, uint64_t position, sq_taken *taken,
                                   copies *copies) {
     const sq_slot *slot = sq_segment_slot(&queue->segment, position);
@@ -335,7 +353,7 @@ static sq_status read_claimed(sq_queue *queue, uint64_t head, uint32_t n, void *
                               uint32_t *count, copies *copies) {
     sq_status result = SQ_OK;
     for (uint32_t i = 0; i < n; i++) {
-        if (!queue->single_producer && slot_is(queue, head + i, SQ_TOMBSTONE)) {
+        if (!queue->single_producer && sq_slot_is(queue, head + i, SQ_TOMBSTONE)) {
             continue;
         }
         sq_status status = read_slot(queue, head + i, taken_at(queue, taken, *count), copies);
@@ -354,27 +372,30 @@ static void release_slots(sq_queue *queue, uint64_t head, uint32_t n) {
         _Atomic uint64_t *sequence = &sq_segment_slot(&queue->segment, head + i)->sequence;
         uint64_t empty = sq_sequence(queue, head + i + next_turn, SQ_EMPTY_SLOT);
         if (i + 1 < n) {
-            /* release: we have read the slot before a producer may write it */
+            /* release, pairs with sq_slot_is in room_at: we have read the slot before a producer
+             * may write it */
             atomic_store_explicit(sequence, empty, memory_order_release);
         } else {
-            /* seq_cst exchange: likewise, and it stands before the load in notify */
+            /* seq_cst exchange: the same, and it stands before the load in notify_released */
             atomic_exchange_explicit(sequence, empty, memory_order_seq_cst);
         }
     }
 }
 
-/* Likewise: who released behind our positions before we did woke producers for nothing. */
+/* As notify_committed does: a consumer that released behind our positions before we did woke
+ * producers that found no room. */
 static void notify_released(sq_queue *queue, uint64_t position, uint32_t n) {
     if (sq_event_awaited(&queue->header->not_full)) {
         uint64_t next = position + n + queue->segment.capacity;
-        bool more = !queue->single_consumer && slot_is(queue, next, SQ_EMPTY_SLOT);
+        bool more = !queue->single_consumer && sq_slot_is(queue, next, SQ_EMPTY_SLOT);
         sq_event_wake(&queue->header->not_full, more ? INT32_MAX : n);
     }
 }
 
 /* With one producer the tail alone says what was put; with many, every slot says it for itself. */
 static bool overrun(const sq_queue *queue, uint64_t head) {
-    return queue->single_producer && seen(&queue->tail_seen) - head > queue->segment.capacity;
+    return queue->single_producer &&
+           load_cached_cursor(&queue->tail_cache) - head > queue->segment.capacity;
 }
 
 static sq_status take_as_only_consumer(sq_queue *queue, void *taken, uint32_t n, uint32_t *count,
@@ -389,7 +410,8 @@ static sq_status take_as_only_consumer(sq_queue *queue, void *taken, uint32_t n,
         return SQ_CORRUPT;
     }
     sq_status status = read_claimed(queue, head, claimed, taken, count, copies);
-    /* seq_cst exchange: releases the slots to the producers, before the load in notify */
+    /* seq_cst exchange: releases the slots, pairs with refresh_cursor in room_at; stands before the
+     * load in notify_released */
     atomic_exchange_explicit(&header->head, head + claimed, memory_order_seq_cst);
     notify_released(queue, head, claimed);
     return status;
@@ -411,7 +433,8 @@ static sq_status take_as_one_of_many(sq_queue *queue, void *taken, uint32_t n, u
             continue;
         }
         publish(&queue->self->take_intent, sq_intent(head, claimed));
-        /* acq_rel: releases the intent; that the slots are readable was acquired from them */
+        /* acq_rel: releases the intent, pairs with settle_claims; that the slots are readable was
+         * acquired from them */
         if (atomic_compare_exchange_strong_explicit(&header->head, &head, head + claimed,
                                                     memory_order_acq_rel, memory_order_relaxed)) {
             break;
@@ -427,99 +450,22 @@ static sq_status take_as_one_of_many(sq_queue *queue, void *taken, uint32_t n, u
     return status;
 }
 
-/* ---- messages whose first consumer died or gave them back ---- */
-
-/* The oldest message to deliver again: a slot behind the head, or a chunk. */
-typedef struct returned {
-    uint64_t position;
-    uint64_t word; /* the chunk's */
-    uint32_t chunk;
-    uint32_t count; /* of such messages, when all are looked at */
-    bool in_slot;
-} returned;
-
-static void find_returned_slots(const sq_queue *queue, bool all, returned *oldest) {
-    const sq_header *header = queue->header;
-    uint64_t head = atomic_load_explicit(&header->head, memory_order_acquire);
-    uint64_t from = atomic_load_explicit(&header->redelivery_from, memory_order_acquire);
-    uint64_t to = atomic_load_explicit(&header->redelivery_to, memory_order_acquire);
-    if (head > queue->segment.capacity && from < head - queue->segment.capacity) {
-        from = head - queue->segment.capacity;
-    }
-    to = to < head ? to : head;
-    for (uint64_t position = from; position < to && (all || oldest->count == 0); position++) {
-        if (slot_is(queue, position, SQ_REDELIVER)) {
-            if (oldest->count++ == 0) {
-                oldest->position = position;
-                oldest->in_slot = true;
-            }
-        }
-    }
-}
-
-static void find_returned_chunks(const sq_queue *queue, returned *oldest) {
-    for (uint32_t size_class = 0; size_class < queue->segment.classes; size_class++) {
-        uint32_t used = sq_chunks_used(queue, size_class);
-        for (uint32_t index = 0; index < used; index++) {
-            uint32_t chunk = sq_chunk_name(size_class, index);
-            sq_chunk *entry = sq_chunk_at(queue, chunk);
-            uint64_t word = atomic_load_explicit(&entry->word, memory_order_acquire);
-            if (sq_chunk_state(word) != SQ_CHUNK_RETURNED) {
-                continue;
-            }
-            uint64_t position = atomic_load_explicit(&entry->place, memory_order_relaxed) - 1;
-            if (oldest->count++ == 0 || position < oldest->position) {
-                oldest->position = position;
-                oldest->chunk = chunk;
-                oldest->word = word;
-                oldest->in_slot = false;
-            }
-        }
-    }
-}
-
-static uint64_t news_of(const sq_queue *queue) {
-    /* acquire: the messages were made ready before the epoch grew */
-    return atomic_load_explicit(&queue->header->news, memory_order_acquire);
-}
-
-static bool is_over(const sq_queue *queue) {
-    return news_of(queue) & SQ_SHUTDOWN_IMMEDIATE;
-}
-
-/* Whether anything seldom has happened since we found nothing to deliver again. */
-static bool has_news(const sq_queue *queue) {
-    return news_of(queue) != seen(&queue->news_seen);
-}
-
-static returned find_returned(sq_queue *queue, bool all, bool slots_too) {
-    returned oldest = {0};
-    uint64_t news = news_of(queue); /* first, so that what comes while we look is news again */
-    if (slots_too) {
-        find_returned_slots(queue, all, &oldest);
-    }
-    find_returned_chunks(queue, &oldest);
-    if (oldest.count == 0 && slots_too) {
-        /* the end is never old news: every take is to come upon it */
-        atomic_store_explicit(&queue->news_seen, news & ~(uint64_t)SQ_SHUTDOWN_IMMEDIATE,
-                              memory_order_relaxed);
-    }
-    return oldest;
-}
+/* ---- messages to deliver again ---- */
 
 /* Claim it; false when another consumer was faster. */
-static bool claim_returned(sq_queue *queue, const returned *message) {
+static bool claim_returned(sq_queue *queue, const sq_returned *message) {
     if (!message->in_slot) {
         uint64_t word = message->word;
         uint64_t leased = (word & SQ_PIN_MASK) | sq_chunk_word(SQ_CHUNK_LEASED, queue->id);
-        /* acquire: the former holder's use of the chunk is over */
+        /* acquire, pairs with change_word and settle_chunk: the former holder's use of the chunk is
+         * over; seq_cst: before the load that asks who waits for room */
         return atomic_compare_exchange_strong_explicit(&sq_chunk_at(queue, message->chunk)->word,
-                                                       &word, leased, memory_order_acq_rel,
+                                                       &word, leased, memory_order_seq_cst,
                                                        memory_order_relaxed);
     }
     uint64_t sequence = sq_sequence(queue, message->position, SQ_REDELIVER);
     publish(&queue->self->take_intent, sq_intent(message->position, 1));
-    /* acq_rel: releases the intent, acquires the slot's bytes */
+    /* acq_rel: releases the intent, acquires the slot's bytes; pairs with settle_claims */
     if (atomic_compare_exchange_strong_explicit(
             &sq_segment_slot(&queue->segment, message->position)->sequence, &sequence,
             sq_sequence(queue, message->position, SQ_COMMITTED), memory_order_acq_rel,
@@ -534,13 +480,13 @@ static uint16_t once_more(uint16_t deliveries) {
     return deliveries < UINT16_MAX ? deliveries + 1 : deliveries;
 }
 
-SQ_SELDOM static sq_status take_returned(sq_queue *queue, sq_taken *taken, uint32_t *count,
-                                         copies *copies) {
+SQ_COLD static sq_status take_returned(sq_queue *queue, sq_taken *taken, uint32_t *count,
+                                       copies *copies) {
     for (;;) {
         /* without a copy to make of a slot's body, there are still chunks: some may be copies of
          * the dead, which keep us from having one */
-        returned message = find_returned(queue, false, copies == NULL || copies->count > 0);
-        if (message.count == 0) {
+        sq_returned message = sq_find_returned(queue, copies == NULL || copies->count > 0);
+        if (!message.found) {
             return SQ_EMPTY;
         }
         if (!claim_returned(queue, &message)) {
@@ -557,22 +503,13 @@ SQ_SELDOM static sq_status take_returned(sq_queue *queue, sq_taken *taken, uint3
         } else {
             taken->deliveries = once_more(sq_chunk_at(queue, message.chunk)->deliveries);
             status = lease(queue, message.chunk, message.position, taken);
+            if (queue->bounded) {
+                sq_event_notify(&queue->header->not_full, 1);
+            }
         }
         *count = status == SQ_OK;
         return status;
     }
-}
-
-/* Shut down, and every position below the tail claimed. */
-static bool drained(const sq_queue *queue) {
-    const sq_header *header = queue->header;
-    /* the news first, which are seldom written: the tail is the producers' line */
-    if (!(news_of(queue) & (SQ_SHUTDOWN | SQ_SHUTDOWN_IMMEDIATE))) {
-        return false;
-    }
-    /* acquire: a closed tail is final */
-    uint64_t tail = atomic_load_explicit(&header->tail, memory_order_acquire);
-    return tail == (atomic_load_explicit(&header->head, memory_order_acquire) | SQ_TAIL_CLOSED);
 }
 
 /* Whether the slot at a cursor keeps everybody waiting, and it is nobody's to settle: below the
@@ -588,7 +525,7 @@ static bool slot_is_stuck(const sq_queue *queue, uint64_t position, bool taking)
                        : sequence == sq_sequence(queue, position, SQ_COMMITTED) ||
                              sequence == sq_sequence(queue, position, SQ_TOMBSTONE);
     /* an intent is withdrawn after the slot was settled: then the word has changed */
-    return !settled && !sq_is_intended(queue, position, taking) &&
+    return !settled && sq_intended_by(queue, position, taking, SQ_NOBODY, false) == 0 &&
            sequence == atomic_load_explicit(word, memory_order_acquire);
 }
 
@@ -615,11 +552,25 @@ sq_status sq_check_cursors(const sq_queue *queue) {
     return sane && !stuck ? SQ_OK : SQ_CORRUPT;
 }
 
+/* A drained queue has come to its end, SQ_CLOSED, unless somebody died over its last messages. Only
+ * a look of our own, begun now, can tell. SQ_EMPTY: another participant is settling the dead and
+ * may return a message yet; SQ_OK: there is something to deliver again. */
+static sq_status look_for_the_end(sq_queue *queue) {
+    uint32_t found;
+    sq_status status = sq_recover(queue, &found);
+    /* relaxed: it only keeps a waiter from spinning, see sq_message_ready */
+    atomic_store_explicit(&queue->end_pending, status == SQ_BUSY, memory_order_relaxed);
+    if (sq_control_changed(queue)) {
+        return SQ_OK;
+    }
+    return status == SQ_OK ? SQ_CLOSED : status == SQ_BUSY ? SQ_EMPTY : status;
+}
+
 static sq_status take_next(sq_queue *queue, void *taken, uint32_t n, uint32_t *count,
                            copies *copies) {
     for (;;) {
-        if (has_news(queue)) {
-            if (is_over(queue)) {
+        if (sq_control_changed(queue)) {
+            if (sq_is_over(queue)) {
                 return SQ_CLOSED;
             }
             sq_status status = take_returned(queue, taken, count, copies);
@@ -634,13 +585,12 @@ static sq_status take_next(sq_queue *queue, void *taken, uint32_t n, uint32_t *c
                                ? take_as_only_consumer(queue, taken, n, count, copies)
                                : take_as_one_of_many(queue, taken, n, count, copies);
         if (status == SQ_EMPTY) {
-            if (!drained(queue)) {
+            if (!sq_is_drained(queue)) {
                 return SQ_EMPTY;
             }
-            /* the end, unless somebody died over the last messages */
-            sq_recover(queue, 0);
-            if (!has_news(queue)) {
-                return SQ_CLOSED;
+            status = look_for_the_end(queue);
+            if (status != SQ_OK) {
+                return status;
             }
             continue;
         }
@@ -688,176 +638,64 @@ sq_status sq_claim(sq_queue *queue, void *taken, uint32_t n, uint32_t *count) {
     return status;
 }
 
-/* ---- the queue as a whole ---- */
+/* ---- looks from outside ---- */
+
+/* Waiting in the ring. The head belongs to the tail read before it if that has not moved since. */
+static uint64_t count_waiting(const sq_queue *queue) {
+    uint64_t tail = sq_load_tail(queue);
+    for (uint32_t tries = 0;; tries++) {
+        uint64_t head = sq_load_head(queue);
+        uint64_t now = sq_load_tail(queue);
+        if (now == tail || tries == LOOKS_AT_CURSORS) {
+            return tail > head ? tail - head : 0;
+        }
+        tail = now;
+    }
+}
 
 uint64_t sq_size(sq_queue *queue) {
-    const sq_header *header = queue->header;
-    if (is_over(queue)) {
+    if (sq_is_over(queue)) {
         return 0;
     }
-    uint64_t head = atomic_load_explicit(&header->head, memory_order_acquire);
-    uint64_t tail = atomic_load_explicit(&header->tail, memory_order_acquire) & ~SQ_TAIL_CLOSED;
-    uint64_t size = tail - head + (has_news(queue) ? find_returned(queue, true, true).count : 0);
-    return size < queue->limit ? size : queue->limit;
+    return count_waiting(queue) + (sq_control_changed(queue) ? sq_count_returned(queue) : 0);
 }
 
-void sq_wake_all(sq_queue *queue) {
-    sq_event_wake(&queue->header->not_empty, INT32_MAX);
-    sq_event_wake(&queue->header->not_full, INT32_MAX);
-    sq_event_wake(&queue->header->chunk_free, INT32_MAX);
-    sq_event_wake(&queue->header->all_done, INT32_MAX);
+bool sq_message_ready(sq_queue *queue) {
+    /* seq_cst, here and below, pairs with sq_event_prepare: not before the waiter announced itself
+     */
+    uint64_t head = atomic_load_explicit(&queue->header->head, memory_order_seq_cst);
+    return committed_at(queue, head, 1) != 0 || sq_control_changed(queue) ||
+           (sq_is_drained(queue) &&
+            !atomic_load_explicit(&queue->end_pending, memory_order_relaxed));
 }
 
-bool sq_is_shutdown(const sq_queue *queue) {
-    return atomic_load_explicit(&queue->header->tail, memory_order_acquire) & SQ_TAIL_CLOSED;
-}
-
-/* One that shut the queue down may have died before it said so in the state. */
-static void complete_shutdown(sq_queue *queue) {
-    if (sq_is_shutdown(queue)) {
-        atomic_fetch_or_explicit(&queue->header->news, SQ_SHUTDOWN, memory_order_seq_cst);
-    }
-}
-
-void sq_shutdown(sq_queue *queue, bool immediate) {
-    sq_header *header = queue->header;
-    /* seq_cst: in one order with every reservation */
-    atomic_fetch_or_explicit(&header->tail, SQ_TAIL_CLOSED, memory_order_seq_cst);
-    if (immediate) {
-        atomic_fetch_or_explicit(&header->news, SQ_SHUTDOWN_IMMEDIATE, memory_order_seq_cst);
-    }
-    complete_shutdown(queue);
-    sq_wake_all(queue);
-}
-
-uint64_t sq_unfinished(const sq_queue *queue) {
-    const sq_header *header = queue->header;
-    uint64_t answered = atomic_load_explicit(&header->done, memory_order_seq_cst) +
-                        atomic_load_explicit(&header->dropped, memory_order_seq_cst);
-    uint64_t put = atomic_load_explicit(&header->tail, memory_order_seq_cst) & ~SQ_TAIL_CLOSED;
-    if (is_over(queue)) {
-        /* what was waiting was dropped: only what had been taken can still be answered */
-        put = atomic_load_explicit(&header->head, memory_order_seq_cst);
-    }
-    return put > answered ? put - answered : 0;
-}
-
-sq_status sq_task_done(sq_queue *queue) {
-    sq_header *header = queue->header;
-    uint64_t done = atomic_load_explicit(&header->done, memory_order_relaxed);
-    do {
-        if (sq_unfinished(queue) == 0) {
-            return SQ_BAD_OPTION;
-        }
-        /* seq_cst: it stands before the load in notify */
-    } while (!atomic_compare_exchange_weak_explicit(&header->done, &done, done + 1,
-                                                    memory_order_seq_cst, memory_order_relaxed));
-    if (sq_unfinished(queue) == 0) {
-        sq_event_notify(&header->all_done, INT32_MAX);
-    }
-    return SQ_OK;
-}
-
-/* ---- waiting ---- */
-
-static bool message_ready(sq_queue *queue) {
-    sq_header *header = queue->header;
-    uint64_t head = atomic_load_explicit(&header->head, memory_order_seq_cst);
-    return committed_at(queue, head, 1) != 0 || has_news(queue) || drained(queue);
-}
-
-static bool room_ready(sq_queue *queue) {
+bool sq_room_ready(sq_queue *queue) {
     uint64_t tail = atomic_load_explicit(&queue->header->tail, memory_order_seq_cst);
     return (tail & SQ_TAIL_CLOSED) || room_at(queue, tail, 1) != 0;
 }
 
-static bool all_done(sq_queue *queue) {
-    return sq_unfinished(queue) == 0;
+/* The identity of the participant that has reserved the position at the head and not committed it.
+ */
+static uint64_t writing_at_head(const sq_queue *queue, uint64_t head, uint64_t tail) {
+    bool writing = head < tail && !queue->single_producer &&
+                   !sq_slot_is(queue, head, SQ_COMMITTED) && !sq_slot_is(queue, head, SQ_TOMBSTONE);
+    return writing ? sq_intended_by(queue, head, false, SQ_NOBODY, true) : 0;
 }
 
-static bool spin_rounds(sq_queue *queue, bool (*ready)(sq_queue *), uint32_t rounds) {
-    for (uint32_t i = 0; i < rounds; i++) {
-        if (ready(queue)) {
-            return true;
-        }
-        sq_pause();
-    }
-    return false;
+/* Of the one that has claimed the position whose slot is next at the tail and not released it. */
+static uint64_t reading_at_tail(const sq_queue *queue, uint64_t head, uint64_t tail) {
+    uint64_t capacity = queue->segment.capacity;
+    bool reading = !queue->single_consumer && tail >= capacity && tail - capacity < head &&
+                   tail - head < queue->limit && !slot_is_free(queue, tail);
+    return reading ? sq_intended_by(queue, tail - capacity, true, SQ_NOBODY, true) : 0;
 }
 
-bool sq_spin_message(sq_queue *queue, uint32_t rounds) {
-    return spin_rounds(queue, message_ready, rounds);
-}
-
-bool sq_spin_room(sq_queue *queue, uint32_t rounds) {
-    return spin_rounds(queue, room_ready, rounds);
-}
-
-#define SPIN_LEAST_NS 2000u
-#define SPIN_MOST_NS 50000u
-#define SPIN_ROUNDS 64u
-
-/* Spin for as long as spinning has paid off lately, then sleep. */
-static void await(sq_queue *queue, sq_event *event, bool (*ready)(sq_queue *),
-                  uint64_t timeout_ns) {
-    uint64_t interval = (uint64_t)queue->segment.recovery_ms * 1000000u;
-    uint64_t start = sq_now_ns();
-    uint64_t spin = seen(&queue->spin_ns);
-    do {
-        if (spin_rounds(queue, ready, SPIN_ROUNDS)) {
-            spin = spin * 2 < SPIN_MOST_NS ? spin * 2 : SPIN_MOST_NS;
-            atomic_store_explicit(&queue->spin_ns, spin, memory_order_relaxed);
-            return;
-        }
-    } while (sq_now_ns() - start < (spin < timeout_ns ? spin : timeout_ns));
-    spin = spin / 2 > SPIN_LEAST_NS ? spin / 2 : SPIN_LEAST_NS;
-    atomic_store_explicit(&queue->spin_ns, spin, memory_order_relaxed);
-
-    uint32_t key = sq_event_prepare(event);
-    if (ready(queue)) {
-        return;
-    }
-    /* half the interval: a death just after one look is found by the next, within the interval */
-    uint64_t sleep = timeout_ns < interval / 2 ? timeout_ns : interval / 2;
-    sq_event_sleep(event, key, sleep);
-    /* also when it was not the timeout: traffic behind a dead one's slot wakes us all the time */
-    if (SQ_RECOVERY && !ready(queue)) {
-        complete_shutdown(queue);
-        sq_recover(queue, interval / 4);
-    }
-}
-
-void sq_await_message(sq_queue *queue, uint64_t timeout_ns) {
-    await(queue, &queue->header->not_empty, message_ready, timeout_ns);
-}
-
-void sq_await_room(sq_queue *queue, uint64_t timeout_ns) {
-    await(queue, &queue->header->not_full, room_ready, timeout_ns);
-}
-
-void sq_await_done(sq_queue *queue, uint64_t timeout_ns) {
-    await(queue, &queue->header->all_done, all_done, timeout_ns);
-}
-
-static void await_free(sq_queue *queue, bool copy, uint64_t bytes, uint64_t timeout_ns) {
-    uint64_t interval = (uint64_t)queue->segment.recovery_ms * 1000000u;
-    uint32_t chunk;
-    uint32_t key = sq_event_prepare(&queue->header->chunk_free);
-    sq_status status =
-        copy ? sq_copy_acquire(queue, &chunk) : sq_chunk_acquire(queue, bytes, &chunk);
-    if (status == SQ_OK) {
-        sq_chunk_release(queue, chunk);
-        return;
-    }
-    uint64_t sleep = timeout_ns < interval / 2 ? timeout_ns : interval / 2;
-    sq_event_sleep(&queue->header->chunk_free, key, sleep);
-    sq_recover(queue, interval / 4);
-}
-
-void sq_await_chunk(sq_queue *queue, uint64_t bytes, uint64_t timeout_ns) {
-    await_free(queue, false, bytes, timeout_ns);
-}
-
-void sq_await_copy(sq_queue *queue, uint64_t timeout_ns) {
-    await_free(queue, true, 0, timeout_ns);
+uint32_t sq_held_up_by(const sq_queue *queue, bool room) {
+    uint64_t head = sq_load_head(queue);
+    uint64_t tail = sq_load_tail(queue);
+    uint64_t identity =
+        room ? reading_at_tail(queue, head, tail) : writing_at_head(queue, head, tail);
+    /* relaxed: for people only */
+    return identity != 0 ? sq_identity_pid(identity)
+                         : atomic_load_explicit(&queue->header->recoverer, memory_order_relaxed);
 }

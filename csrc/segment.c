@@ -1,13 +1,13 @@
 #include "segment.h"
 
-#include "process.h"
+#include "inherited.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/file.h>
 #include <sys/mman.h>
+#include <sys/random.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -17,6 +17,12 @@
 #define HEADROOM_SMALL 256u    /* room for a codec's header, so that 2^k bytes of data fit 2^k */
 #define HEADROOM_LARGE SQ_PAGE /* likewise, where chunks are aligned to pages */
 #define LARGE (64u << 10)
+
+static void close_quietly(int fd) {
+    int error = errno;
+    close(fd);
+    errno = error;
+}
 
 static uint64_t align(uint64_t value, uint64_t unit) {
     return (value + unit - 1) / unit * unit;
@@ -84,14 +90,18 @@ static bool options_allowed(const sq_segment *segment) {
            memchr(segment->codec, '\0', SQ_CODEC_MAX) != NULL;
 }
 
-sq_status sq_segment_back(const sq_segment *segment, uint64_t offset, uint64_t length) {
-    while (fallocate(segment->fd, 0, (off_t)offset, (off_t)length) != 0) {
+static sq_status back(int fd, uint64_t offset, uint64_t length) {
+    while (fallocate(fd, 0, (off_t)offset, (off_t)length) != 0) {
         if (errno == EINTR) {
             continue;
         }
         return errno == ENOSPC || errno == ENOMEM ? SQ_NO_MEMORY : SQ_SYSTEM;
     }
     return SQ_OK;
+}
+
+sq_status sq_segment_back(const sq_segment *segment, uint64_t offset, uint64_t length) {
+    return sq_segment_is_open(segment) ? back(segment->fd, offset, length) : SQ_SYSTEM;
 }
 
 static void write_header(const sq_segment *segment) {
@@ -112,7 +122,7 @@ static void write_header(const sq_segment *segment) {
     header->slots_offset = segment->slots_offset;
     header->classes_offset = segment->classes_offset;
     header->chunks_offset = segment->chunks_offset;
-    header->pid_namespace = sq_process_namespace();
+    header->birth = segment->birth;
     memcpy(header->codec, segment->codec, SQ_CODEC_MAX);
     for (uint32_t i = 0; i < segment->classes; i++) {
         sq_class *size_class = sq_segment_class(segment, i);
@@ -123,6 +133,87 @@ static void write_header(const sq_segment *segment) {
         size_class->count = segment->count[i];
     }
     header->magic = SQ_MAGIC;
+}
+
+int sq_reopen(int fd) {
+    char path[32];
+    snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+    return open(path, O_RDWR | O_CLOEXEC);
+}
+
+int sq_segment_reopen(const sq_segment *segment) {
+    return sq_segment_is_open(segment) ? sq_reopen(segment->fd) : -1;
+}
+
+sq_status sq_segment_own(sq_segment *segment, int fd) {
+    struct stat status;
+    int own = sq_reopen(fd);
+    if (own < 0) {
+        return SQ_SYSTEM;
+    }
+    if (fstat(own, &status) != 0 || !sq_inherited_add(own, false)) {
+        close_quietly(own);
+        return SQ_SYSTEM;
+    }
+    segment->fd = own;
+    segment->device = status.st_dev;
+    segment->inode = status.st_ino;
+    return SQ_OK;
+}
+
+static void disown(sq_segment *segment) {
+    sq_inherited_remove(segment->fd);
+    if (sq_segment_is_open(segment)) {
+        close_quietly(segment->fd);
+    }
+    segment->fd = -1;
+}
+
+static bool is_same_file(const sq_segment *segment, const struct stat *status) {
+    return status->st_dev == segment->device && status->st_ino == segment->inode;
+}
+
+bool sq_segment_is_open(const sq_segment *segment) {
+    struct stat status;
+    if (fstat(segment->fd, &status) != 0) {
+        return false;
+    }
+    if (!is_same_file(segment, &status)) {
+        errno = EBADF;
+        return false;
+    }
+    return true;
+}
+
+/* Give a new file its size, the memory that every queue uses, and its header. */
+static sq_status fill(sq_segment *segment, int fd) {
+    if (ftruncate(fd, (off_t)segment->bytes) != 0) {
+        return SQ_SYSTEM;
+    }
+    /* the first slot too: a consumer of an empty queue looks at it */
+    sq_status status = back(fd, 0, segment->slots_offset + segment->slot_bytes);
+    if (status != SQ_OK) {
+        return status;
+    }
+    void *base =
+        mmap(NULL, segment->bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
+    if (base == MAP_FAILED) {
+        return SQ_SYSTEM;
+    }
+    segment->base = base;
+    write_header(segment);
+    return SQ_OK;
+}
+
+static sq_status own_or_unmap(sq_segment *segment, int fd) {
+    sq_status status = sq_segment_own(segment, fd);
+    if (status != SQ_OK) {
+        int error = errno;
+        munmap(segment->base, segment->bytes);
+        segment->base = NULL;
+        errno = error;
+    }
+    return status;
 }
 
 sq_status sq_segment_create(sq_segment *segment, const sq_options *options) {
@@ -140,38 +231,29 @@ sq_status sq_segment_create(sq_segment *segment, const sq_options *options) {
         return SQ_BAD_OPTION;
     }
     lay_out(segment);
-
-    /* O_TMPFILE: until it is published the segment vanishes with its creator */
-    segment->fd = open(DIRECTORY, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
-    if (segment->fd < 0) {
+    if (getrandom(&segment->birth, sizeof segment->birth, 0) != sizeof segment->birth) {
         return SQ_SYSTEM;
     }
-    sq_status status = SQ_SYSTEM;
-    if (ftruncate(segment->fd, (off_t)segment->bytes) == 0) {
-        /* the first slot too: a consumer of an empty queue looks at it */
-        status = sq_segment_back(segment, 0, segment->slots_offset + segment->slot_bytes);
+
+    /* O_TMPFILE: until it is published the segment vanishes with its creator */
+    int fd = open(DIRECTORY, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+    if (fd < 0) {
+        return SQ_SYSTEM;
     }
+    sq_status status = fill(segment, fd);
     if (status == SQ_OK) {
-        void *base = mmap(NULL, segment->bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE,
-                          segment->fd, 0);
-        if (base == MAP_FAILED) {
-            status = SQ_SYSTEM;
-        } else {
-            segment->base = base;
-            write_header(segment);
-        }
+        status = own_or_unmap(segment, fd);
     }
-    if (status != SQ_OK) {
-        int error = errno;
-        close(segment->fd);
-        errno = error;
-    }
+    close_quietly(fd);
     return status;
 }
 
 sq_status sq_segment_publish(const sq_segment *segment, const char *file_name) {
     char path[PATH_MAX_BYTES];
     char source[32];
+    if (!sq_segment_is_open(segment)) {
+        return SQ_SYSTEM;
+    }
     file_path(path, file_name);
     snprintf(source, sizeof source, "/proc/self/fd/%d", segment->fd);
     if (linkat(AT_FDCWD, source, AT_FDCWD, path, AT_SYMLINK_FOLLOW) == 0) {
@@ -184,9 +266,8 @@ sq_status sq_segment_publish(const sq_segment *segment, const char *file_name) {
  * that says anything else was not written by this layout. */
 static sq_status check_header(sq_segment *segment, uint64_t file_bytes) {
     sq_header header;
-    memcpy(&header, segment->base, offsetof(sq_header, news));
-    if (header.magic != SQ_MAGIC || header.version != SQ_LAYOUT_VERSION ||
-        header.pid_namespace != sq_process_namespace()) {
+    memcpy(&header, segment->base, offsetof(sq_header, control));
+    if (header.magic != SQ_MAGIC || header.version != SQ_LAYOUT_VERSION) {
         return SQ_INCOMPATIBLE;
     }
     segment->maxsize = header.maxsize;
@@ -196,6 +277,7 @@ static sq_status check_header(sq_segment *segment, uint64_t file_bytes) {
     segment->mode = header.mode;
     segment->recovery_ms = header.recovery_ms;
     segment->pool_bytes = header.pool_bytes;
+    segment->birth = header.birth;
     memcpy(segment->codec, header.codec, SQ_CODEC_MAX);
     if (!options_allowed(segment)) {
         return SQ_CORRUPT;
@@ -210,10 +292,8 @@ static sq_status check_header(sq_segment *segment, uint64_t file_bytes) {
     return agrees ? SQ_OK : SQ_CORRUPT;
 }
 
-sq_status sq_segment_map(sq_segment *segment, int fd) {
+static sq_status map_checked(sq_segment *segment, int fd, sq_access access) {
     struct stat status;
-    memset(segment, 0, sizeof *segment);
-    segment->fd = fd;
     if (fstat(fd, &status) != 0) {
         return SQ_SYSTEM;
     }
@@ -224,7 +304,8 @@ sq_status sq_segment_map(sq_segment *segment, int fd) {
         return SQ_INCOMPATIBLE;
     }
     uint64_t file_bytes = (uint64_t)status.st_size;
-    void *base = mmap(NULL, file_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
+    int protection = access == SQ_READ_ONLY ? PROT_READ : PROT_READ | PROT_WRITE;
+    void *base = mmap(NULL, file_bytes, protection, MAP_SHARED | MAP_NORESERVE, fd, 0);
     if (base == MAP_FAILED) {
         return SQ_SYSTEM;
     }
@@ -237,54 +318,47 @@ sq_status sq_segment_map(sq_segment *segment, int fd) {
     return result;
 }
 
-sq_status sq_segment_attach(sq_segment *segment, const char *file_name) {
+sq_status sq_segment_map(sq_segment *segment, int fd, sq_access access) {
+    memset(segment, 0, sizeof *segment);
+    segment->fd = -1;
+    sq_status status = map_checked(segment, fd, access);
+    if (status == SQ_OK) {
+        status = own_or_unmap(segment, fd);
+    }
+    close_quietly(fd);
+    return status;
+}
+
+sq_status sq_segment_open(const char *file_name, int *fd) {
     char path[PATH_MAX_BYTES];
     file_path(path, file_name);
-    int fd = open(path, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
-    if (fd < 0) {
-        switch (errno) {
-        case ENOENT:
-            return SQ_GONE;
-        case EACCES:
-        case EPERM:
-        case ELOOP:
-            return SQ_FOREIGN;
-        default:
-            return SQ_SYSTEM;
-        }
+    *fd = open(path, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
+    if (*fd >= 0) {
+        return SQ_OK;
     }
-    sq_status result = sq_segment_map(segment, fd);
-    if (result != SQ_OK) {
-        int error = errno;
-        close(fd);
-        errno = error;
+    switch (errno) {
+    case ENOENT:
+        return SQ_GONE;
+    case EACCES:
+    case EPERM:
+    case ELOOP:
+        return SQ_FOREIGN;
+    default:
+        return SQ_SYSTEM;
     }
-    return result;
 }
 
 void sq_segment_unmap(sq_segment *segment) {
     munmap(segment->base, segment->bytes);
-    close(segment->fd);
     segment->base = NULL;
-    segment->fd = -1;
+    disown(segment);
 }
 
-sq_status sq_segment_lock(const sq_segment *segment) {
-    while (flock(segment->fd, LOCK_EX) != 0) {
-        if (errno != EINTR) {
-            return SQ_SYSTEM;
-        }
-    }
-    return SQ_OK;
-}
-
-void sq_segment_unlock(const sq_segment *segment) {
-    flock(segment->fd, LOCK_UN);
-}
-
-bool sq_segment_named(const sq_segment *segment) {
+bool sq_segment_has_name(const sq_segment *segment, const char *file_name) {
+    char path[PATH_MAX_BYTES];
     struct stat status;
-    return fstat(segment->fd, &status) == 0 && status.st_nlink > 0;
+    file_path(path, file_name);
+    return lstat(path, &status) == 0 && is_same_file(segment, &status);
 }
 
 sq_status sq_segment_unlink(const char *file_name) {
@@ -312,8 +386,7 @@ sq_status sq_external_create(const char *file_name, uint64_t bytes, unsigned cha
     if (fd < 0) {
         return SQ_SYSTEM;
     }
-    const sq_segment segment = {.fd = fd};
-    sq_status status = sq_segment_back(&segment, 0, bytes);
+    sq_status status = back(fd, 0, bytes);
     if (status == SQ_OK) {
         status = map_external(fd, bytes, data);
     }

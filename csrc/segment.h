@@ -1,12 +1,13 @@
 /* Segments: files of /dev/shm, the same objects that shm_open and multiprocessing.shared_memory
- * name. A queue's segment gets its name only when it is complete, so nobody ever sees half of
- * one; who comes and who goes is ordered by flock, which the kernel drops when its holder dies. */
+ * name. A queue's segment gets its name only when it is complete, so nobody ever sees half of one.
+ */
 #ifndef SQ_SEGMENT_H
 #define SQ_SEGMENT_H
 
 #include "layout.h"
 
 #include <stdbool.h>
+#include <sys/types.h>
 
 typedef enum sq_status {
     SQ_OK = 0,
@@ -21,8 +22,9 @@ typedef enum sq_status {
     SQ_GONE,         /* no such segment, or its last participant left */
     SQ_EXISTS,       /* the name is in use by a live queue */
     SQ_FOREIGN,      /* another user's, or others may write it */
-    SQ_INCOMPATIBLE, /* not a queue, another layout version, or another pid namespace */
+    SQ_INCOMPATIBLE, /* not a queue, or another layout version */
     SQ_BAD_OPTION,   /* an option is out of range */
+    SQ_BUSY,         /* another participant is at it: try again in a moment */
     SQ_SYSTEM,       /* errno says */
 } sq_status;
 
@@ -44,8 +46,11 @@ typedef struct sq_options {
  * that nothing written there later can move a pointer. */
 typedef struct sq_segment {
     int fd;
+    dev_t device; /* of the file, and its number: an fd that somebody closed is noticed */
+    ino_t inode;
     unsigned char *base;
     uint64_t bytes;
+    uint64_t birth;
     uint64_t maxsize;
     uint32_t capacity;
     uint32_t slot_bytes;
@@ -72,20 +77,32 @@ sq_status sq_segment_create(sq_segment *segment, const sq_options *options);
 /* Give it its name; SQ_EXISTS when a segment has it already. */
 sq_status sq_segment_publish(const sq_segment *segment, const char *file_name);
 
-/* Map and check an existing one. */
-sq_status sq_segment_attach(sq_segment *segment, const char *file_name);
+/* How an existing segment is mapped. */
+typedef enum sq_access { SQ_READ_ONLY, SQ_READ_WRITE } sq_access;
 
-/* Check what a file descriptor holds and map it: the part of attach that trusts nothing. */
-sq_status sq_segment_map(sq_segment *segment, int fd);
+/* Open a named file. The descriptor is open for writing in any case, which locks need. */
+sq_status sq_segment_open(const char *file_name, int *fd);
+
+/* Check what a file descriptor holds and map it; nothing in it is trusted. The descriptor belongs
+ * to the segment from then on, and is closed when this fails. */
+sq_status sq_segment_map(sq_segment *segment, int fd, sq_access access);
 
 void sq_segment_unmap(sq_segment *segment);
 
-/* Order comings and goings. */
-sq_status sq_segment_lock(const sq_segment *segment);
-void sq_segment_unlock(const sq_segment *segment);
+/* A new open file description of the same file; -1: errno says. */
+int sq_reopen(int fd);
+int sq_segment_reopen(const sq_segment *segment);
 
-/* Whether the segment still has its name; only under the lock is the answer good for long. */
-bool sq_segment_named(const sq_segment *segment);
+/* Let the segment have a descriptor of its own for the file that fd stands for. Forked children
+ * lose it, and no mapping keeps its description: what is locked through it ends with the process.
+ * SQ_SYSTEM. */
+sq_status sq_segment_own(sq_segment *segment, int fd);
+
+/* Whether fd is still the segment's file. Others in the process may close any descriptor. */
+bool sq_segment_is_open(const sq_segment *segment);
+
+/* Whether this name is the segment's, and not gone or a newer segment's. */
+bool sq_segment_has_name(const sq_segment *segment, const char *file_name);
 
 sq_status sq_segment_unlink(const char *file_name);
 

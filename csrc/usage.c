@@ -1,9 +1,10 @@
-/* What of the ring and the pool is in use, as it looks at this moment. */
-#include "ring_words.h"
+#include "usage.h"
+
+#include "slots.h"
 
 static uint32_t count_slots_held(const sq_queue *queue) {
     uint64_t capacity = queue->segment.capacity;
-    uint64_t head = atomic_load_explicit(&queue->header->head, memory_order_acquire);
+    uint64_t head = sq_load_head(queue);
     uint32_t held = 0;
     if (queue->single_consumer) {
         return 0; /* the head is the acknowledgement */

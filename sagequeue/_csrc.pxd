@@ -98,6 +98,7 @@ cdef extern from "queue.h" nogil:
 
     uint64_t sq_chunk_largest(const sq_queue *queue)
     sq_status sq_chunk_acquire(sq_queue *queue, uint64_t bytes, uint32_t *chunk)
+    sq_status sq_copy_acquire(sq_queue *queue, uint32_t *chunk)
     void sq_chunk_describe(sq_queue *queue, uint32_t chunk, uint64_t length, uint8_t tag)
     unsigned char *sq_chunk_data(const sq_queue *queue, uint32_t chunk)
     void sq_chunk_release(sq_queue *queue, uint32_t chunk)

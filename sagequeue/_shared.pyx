@@ -4,16 +4,30 @@
 The GIL is what makes one handle usable by many threads: no call into the core that reserves or
 claims positions gives it up on the way. It is given up while waiting and while copying large
 bodies in and out of chunks, which belong to this participant alone at that time.
+
+Other code can run in the middle of a call: other threads while the GIL is given up, and in the
+thread itself the pickling and unpickling of items, signal handlers, and whatever a collection
+finalizes. It may use the handle, close it, and fork. Hence three rules:
+
+- a call is counted from its first line to its last (`enter`, `exit`); close() only marks the handle
+  closed, and the last call out leaves the queue and unmaps it;
+- after anything that may run other code, `check_call` comes before the next use of the core;
+- between taking something from the core and noting who has it, nothing is allocated or released.
 """
+cimport cython
 from cpython.buffer cimport PyBuffer_FillInfo, PyBUF_WRITABLE
 from cpython.exc cimport PyErr_CheckSignals
-from cpython.mem cimport PyMem_Free, PyMem_Malloc
+from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
+from cpython.ref cimport Py_DECREF
 from libc.errno cimport errno
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 from posix.unistd cimport usleep
 
+import logging
+import operator
 import os
+import sys
 import weakref
 from multiprocessing import util
 from types import GenericAlias
@@ -23,32 +37,40 @@ from sagequeue._csrc cimport *
 
 from sagequeue.usage import Usage
 from sagequeue.errors import (
-    CorruptSegment, Empty, EncodeError, ForeignSegment, Full, IncompatibleSegment, InvalidOption,
-    LeaseEnded, OutOfSharedMemory, QueueClosed, QueueError, QueueExists, QueueNotFound, RoleConflict, ShutDown,
-    TooManyParticipants,
+    CorruptSegment, DecodeError, Empty, EncodeError, ForeignSegment, Full, IncompatibleSegment,
+    InvalidOption, LeaseEnded, OutOfSharedMemory, QueueClosed, QueueError, QueueExists,
+    QueueNotFound, RoleConflict, ShutDown, TooManyParticipants,
 )
+from sagequeue.interruption import is_interruption, raise_interruption
+
+cdef extern from "pythread.h":
+    unsigned long PyThread_get_thread_ident()
 
 cdef enum:
     NEW = 0
-    OPEN = 1
-    CLOSED = 2   # by close(); left as soon as nobody is inside and nothing is leased
-    LEFT = 3
-    ORPHANED = 4  # after fork, no entry was free for the child
+    OPENING = 1
+    OPEN = 2
+    CLOSED = 3   # by close(); left as soon as no call is inside and nothing is leased
+    LEFT = 4
+    ORPHANED = 5  # after fork, no entry was free for the child
 
 cdef enum:
     BATCH = 256           # messages handed to the core at a time; more do not stay in the cache
     ROUNDS_WITH_GIL = 48  # of spinning, about a microsecond, before the GIL is given up
     ROUNDS_TO_RELEASE = 4000  # for a slot that another consumer is reading at this moment
     PATIENCE_AT_EXIT_MS = 200
+    PAUSE_US = 1000       # between two attempts at what another process has in hand
 
 cdef uint64_t FOREVER = <uint64_t> -1
 cdef uint64_t RECOVER_EVERY_NS = 20_000_000  # by those who do not wait
 cdef uint64_t RECOVER_PATIENCE_NS = 1_000_000_000  # with another that is at it
 cdef uint64_t POOL_PATIENCE_NS = 50_000_000  # without a free chunk, before a segment of its own
+# A wake-up or a signal that comes just before a wait begins is missed by it, but not for longer.
+cdef uint64_t LONGEST_WAIT_NS = 100_000_000
 
 cdef str PREFIX = "sagequeue-"
 cdef tuple MODES = ("mpmc", "spmc", "mpsc", "spsc")
-cdef object handles = weakref.WeakSet()
+cdef list handles = []  # weak references: an index goes through it without an allocation
 
 
 cdef uint64_t deadline_of(object timeout) except? 0:
@@ -61,6 +83,8 @@ cdef uint64_t deadline_of(object timeout) except? 0:
         raise InvalidOption(
             f"timeout must be a number of seconds or None, not {type(timeout).__name__}"
         ) from None
+    except OverflowError:
+        seconds = 1e300 if timeout > 0 else -1
     if not seconds >= 0:
         raise InvalidOption(f"'timeout' must be a non-negative number, not {timeout!r}")
     if seconds > 1e9:
@@ -76,18 +100,88 @@ cdef uint64_t left_until(uint64_t deadline) noexcept nogil:
     return deadline - now if deadline > now else 0
 
 
+cdef bint pause(uint64_t deadline) except -1:
+    """Wait a moment for what another process has in hand; False when the deadline has passed.
+
+    For results of the core that mean "try again". It runs other code: call check_call() after it.
+    """
+    if left_until(deadline) == 0:
+        return False
+    with nogil:
+        usleep(PAUSE_US)
+    PyErr_CheckSignals()
+    return True
+
+
+cdef uint32_t items_wanted(object max_items) except 0:
+    """The most items of a batch."""
+    if max_items is None:
+        return BATCH
+    try:
+        wanted = operator.index(max_items)
+    except TypeError:
+        raise InvalidOption(
+            f"max_items must be a whole number or None, not {max_items!r}"
+        ) from None
+    if wanted < 1:
+        raise InvalidOption(f"max_items must be at least 1 or None, not {max_items!r}")
+    return <uint32_t> min(wanted, 0xFFFFFFFF)
+
+
+cdef bint is_interrupted(object error) except -1:
+    """Whether decoding failed for a signal; a codec has made its exception the cause of its own."""
+    return is_interruption(error) or is_interruption(error.__cause__)
+
+
+@cython.final
+cdef class Batch:
+    """Messages taken off the ring, and in the order of the queue. From `first` on they are in
+    nobody's hands yet."""
+    cdef unsigned char *records
+    cdef size_t stride
+    cdef uint32_t room
+    cdef uint32_t first
+    cdef uint32_t end
+    cdef uint32_t forks   # a message is of the process that took it
+    cdef object error     # why the first one cannot be decoded, if that is known
+    cdef Batch newer      # in the handle's list of them
+
+    @staticmethod
+    cdef Batch of(SharedQueue owner, uint32_t room):
+        cdef Batch self = Batch.__new__(Batch)
+        self.stride = sq_taken_stride(&owner.queue)
+        self.room = room
+        self.forks = owner.forks
+        self.records = <unsigned char *> PyMem_Malloc(room * self.stride)
+        if self.records == NULL:
+            raise MemoryError()
+        return self
+
+    cdef sq_taken *at(self, uint32_t i) noexcept:
+        return <sq_taken *> (self.records + i * self.stride)
+
+    def __dealloc__(self):
+        PyMem_Free(self.records)
+
+
+@cython.no_gc_clear  # __dealloc__ needs all of it
 cdef class SharedQueue:
     """One participant's handle of a shared-memory queue: see :class:`sagequeue.SageQueue`."""
     cdef sq_queue queue
     cdef int state
-    cdef uint32_t inside       # calls that use the mapping right now with the GIL given up
-    cdef uint32_t writing      # of them, calls that write a chunk
-    cdef uint32_t bodies       # that look into the mapping
-    cdef uint32_t held         # of them, chunks that are this participant's
+    cdef uint32_t inside          # calls at work
+    cdef unsigned long *callers   # their threads
+    cdef uint32_t room_for_callers
+    cdef uint32_t writing         # calls that write a chunk with the GIL given up
+    cdef uint32_t bodies          # that look into the mapping
+    cdef uint32_t held            # of them, chunks that are this participant's
+    cdef uint32_t forks           # between the first process that had this handle and this one
+    cdef uint32_t lost            # messages taken that could neither be delivered nor given back
     cdef uint32_t inline_max
     cdef bint mapped
-    cdef bint pool_waits       # a chunk came free since the last one that did not come in time
-    cdef list overdue          # items taken in a batch with one that could not be decoded
+    cdef bint pool_waits          # a chunk came free since the last one that did not come in time
+    cdef Batch deferred           # taken, not yet delivered: oldest first
+    cdef list decoded             # the items of a get_many() that was interrupted
     cdef Codec codec
     cdef readonly str name
     cdef object __weakref__
@@ -99,8 +193,8 @@ cdef class SharedQueue:
     def _create(self, str name, uint64_t maxsize, str mode, uint32_t capacity, uint32_t slot_size,
                 uint64_t pool_bytes, str codec, uint32_t max_participants, uint32_t recovery_ms):
         cdef sq_options options
+        cdef sq_status status
         memset(&options, 0, sizeof(options))
-        self.codec = Codec(codec)
         options.maxsize = maxsize
         options.capacity = capacity
         options.slot_bytes = slot_size
@@ -111,34 +205,69 @@ cdef class SharedQueue:
                         "mpmc": 0}[mode]
         encoded_codec = codec.encode("ascii")
         memcpy(options.codec, <const char *> encoded_codec, len(encoded_codec))
-        self.name = name
         file_name = (PREFIX + name).encode("ascii")
-        cdef sq_status status = sq_queue_create(&self.queue, file_name, &options)
-        self.opened(status)
+        self.begin_opening(name)
+        try:
+            register(self)
+            self.codec = Codec(codec)
+            status = sq_queue_create(&self.queue, file_name, &options)
+            self.mapped = status == SQ_OK
+            self.end_opening(status)
+        except BaseException:
+            self.abandon_opening()
+            raise
 
     def _attach(self, str name):
-        self.name = name
+        cdef sq_status status
         file_name = (PREFIX + name).encode("ascii")
-        cdef sq_status status = sq_queue_attach(&self.queue, file_name)
-        if status == SQ_OK:
-            self.state = OPEN  # so that a codec that is not there closes it again
-            self.mapped = True
-            self.codec = Codec(self.queue.segment.codec.decode("ascii"))
-        self.opened(status)
+        self.begin_opening(name)
+        try:
+            register(self)
+            status = sq_queue_attach(&self.queue, file_name)
+            self.mapped = status == SQ_OK
+            if self.mapped:
+                self.codec = Codec(self.queue.segment.codec.decode("ascii"))
+            self.end_opening(status)
+        except BaseException:
+            self.abandon_opening()
+            raise
 
-    cdef opened(self, sq_status status):
+    cdef int begin_opening(self, str name) except -1:
+        if self.state != NEW:
+            raise QueueError(
+                f"this handle was opened before, as that of queue {self.name!r}; "
+                "make another one for another queue"
+            )
+        self.state = OPENING
+        self.name = name
+        return 0
+
+    cdef int end_opening(self, sq_status status) except -1:
         if status != SQ_OK:
             raise self.error_of(status)
         self.inline_max = sq_inline_max(&self.queue)
         self.pool_waits = True
-        self.mapped = True
-        self.state = OPEN
-        handles.add(self)
+        if self.state == OPENING:  # not after a fork that left us without an entry
+            self.state = OPEN
+        return 0
+
+    cdef void abandon_opening(self) noexcept:
+        """Leave what was joined, so that opening can be tried again."""
+        if self.mapped:
+            self.mapped = False
+            if self.state == OPENING:
+                sq_queue_leave(&self.queue)
+            sq_queue_unmap(&self.queue)
+        self.state = NEW
 
     def close(self):
         """Give up this handle; closing twice is harmless.
 
         Items put stay in the queue for the others. The last handle to go removes the queue.
+
+        Calls at work in other threads end with :class:`QueueClosed`, or return what they have
+        taken. Messages taken in a batch behind one that could not be decoded go back to the queue.
+        Items that an interrupted :meth:`get_many` had decoded are lost, which is logged.
         """
         if self.state == OPEN:
             self.state = CLOSED
@@ -146,21 +275,36 @@ cdef class SharedQueue:
                 sq_wake_all(&self.queue)  # who waits comes out and leaves
         elif self.state == ORPHANED:
             self.state = LEFT
-        self.go()
+        self.leave_if_idle()
 
-    cdef void go(self):
+    cdef void leave_if_idle(self) noexcept:
         """Leave when closed and nothing holds us, unmap when nothing looks into the mapping."""
-        if self.state == CLOSED and self.inside == 0 and self.held == 0:
-            self.leave()
+        if self.state == CLOSED and self.inside == 0:
+            self.give_back_deferred()
+            if self.held == 0:
+                self.leave()
         if self.state == LEFT and self.inside == 0 and self.bodies == 0 and self.mapped:
             self.mapped = False
             sq_queue_unmap(&self.queue)
+        if self.lost > 0:
+            self.report_lost()
 
-    cdef void leave(self):
+    cdef void leave(self) noexcept:
         self.state = LEFT
         sq_queue_leave(&self.queue)
 
-    def _leave_at_exit(self):
+    cdef bint is_member(self) noexcept:
+        """Whether this participant is in the table: what it holds is its own until it leaves."""
+        return self.state == OPEN or self.state == CLOSED
+
+    cdef void report_lost(self) noexcept:
+        lost, self.lost = self.lost, 0
+        logging.getLogger("sagequeue").warning(
+            "queue %r was closed in this process with %d items taken and not delivered; they are "
+            "lost", self.name, lost
+        )
+
+    cdef void leave_at_exit(self) noexcept:
         """Leave, whoever still waits, whatever is leased: leases go back to the queue.
 
         Threads that wait are not woken, which would end them with an error; the mapping stays.
@@ -172,29 +316,91 @@ cdef class SharedQueue:
                 usleep(1000)  # a chunk must not be given up while it is being written
         if self.state == OPEN and self.inside == 0:
             self.close()
-        if (self.state == OPEN or self.state == CLOSED) and self.writing == 0:
+        if self.is_member() and self.writing == 0:
+            self.give_back_deferred()
             self.leave()
-
-    cdef void enter(self):
-        self.inside += 1
-
-    cdef void exit(self):
-        self.inside -= 1
-        self.go()
 
     def __dealloc__(self):
         # nothing holds or looks any more: it would have kept us alive
-        if self.state == OPEN:
+        if self.is_member():
+            self.give_back_deferred()
             self.leave()
         if self.mapped:
             sq_queue_unmap(&self.queue)
+        if self.lost > 0:
+            self.report_lost()
+        PyMem_Free(self.callers)
 
-    def _rejoin_after_fork(self):
+    cdef void rejoin_after_fork(self) noexcept:
+        """In the child: only the calls of the thread that forked are still at work."""
+        cdef uint32_t i
+        cdef uint32_t calls = self.inside
+        cdef unsigned long me = PyThread_get_thread_ident()
+        self.forks += 1
         self.inside = self.writing = self.held = 0
+        for i in range(calls):
+            if self.callers[i] == me:
+                self.callers[self.inside] = me
+                self.inside += 1
         if self.state == CLOSED:
             self.state = LEFT  # the parent's other thread leaves
-        elif self.state == OPEN and sq_queue_rejoin(&self.queue) != SQ_OK:
-            self.state = ORPHANED
+        elif self.state == OPEN or (self.state == OPENING and self.mapped):
+            if sq_queue_rejoin(&self.queue) != SQ_OK:
+                self.state = ORPHANED
+
+    cdef void forget_parents_messages(self) noexcept:
+        """In the child, when all handles have rejoined: this may run other code."""
+        self.deferred = None
+        self.decoded = None
+
+    # ---- the guard around every call ----
+
+    @cython.final
+    cdef inline int enter(self) except -1:
+        """Begin a call: until exit() the handle is neither left nor unmapped."""
+        if self.state != OPEN:
+            self.check_open()
+        if self.inside == self.room_for_callers:
+            self.make_room_for_callers()
+        self.callers[self.inside] = PyThread_get_thread_ident()
+        self.inside += 1
+        return 0
+
+    @cython.final
+    cdef inline void exit(self) noexcept:
+        self.inside -= 1
+        if self.inside > 0:
+            self.forget_caller()
+        if self.state != OPEN:
+            self.leave_if_idle()
+
+    cdef int make_room_for_callers(self) except -1:
+        cdef uint32_t room = self.room_for_callers + 8
+        cdef void *callers = PyMem_Realloc(self.callers, room * sizeof(unsigned long))
+        if callers == NULL:
+            raise MemoryError()
+        self.callers = <unsigned long *> callers
+        self.room_for_callers = room
+        return 0
+
+    cdef void forget_caller(self) noexcept:
+        """Take one entry of this thread out; the last one moves into its place."""
+        cdef unsigned long me = PyThread_get_thread_ident()
+        cdef uint32_t i = self.inside
+        while self.callers[i] != me:
+            i -= 1
+        self.callers[i] = self.callers[self.inside]
+
+    @cython.final
+    cdef inline int check_call(self, uint32_t forks) except -1:
+        """Whether a call may go on that began after so many forks; the error is that it may not."""
+        if self.state != OPEN or forks != self.forks:
+            self.check_open()
+            raise QueueError(
+                f"the process forked in the middle of this call to queue {self.name!r}; the call "
+                "goes on in the parent, and the child has to make its own"
+            )
+        return 0
 
     @property
     def closed(self):
@@ -206,6 +412,10 @@ cdef class SharedQueue:
             return 0
         if self.state == ORPHANED:
             raise self.error_of(SQ_TABLE_FULL)
+        if self.state == NEW or self.state == OPENING:
+            raise QueueClosed(
+                "this handle is not open yet: call SageQueue.__init__() first, or attach()"
+            )
         raise QueueClosed(
             f"queue {self.name!r} is closed in this process; "
             "open another handle with SageQueue.attach()"
@@ -260,38 +470,21 @@ cdef class SharedQueue:
 
     # ---- waiting, with the GIL given up ----
 
-    cdef int await_message(self, uint64_t timeout_ns) except -1:
-        self.enter()
+    cdef int wait(self, void (*wait)(sq_queue *, uint64_t) noexcept nogil,
+                  uint64_t timeout_ns) except -1:
+        """Wait in the core; then check_call() has to come before the core is used again."""
+        timeout_ns = min(timeout_ns, LONGEST_WAIT_NS)
         with nogil:
-            sq_await_message(&self.queue, timeout_ns)
-        self.exit()
+            wait(&self.queue, timeout_ns)
         PyErr_CheckSignals()
-        return self.check_open()
-
-    cdef int await_room(self, uint64_t timeout_ns) except -1:
-        self.enter()
-        with nogil:
-            sq_await_room(&self.queue, timeout_ns)
-        self.exit()
-        PyErr_CheckSignals()
-        return self.check_open()
+        return 0
 
     cdef int await_chunk(self, uint64_t size, uint64_t timeout_ns) except -1:
-        # the core may try for the chunk here, so this one does not give up the GIL until it sleeps
-        self.enter()
+        timeout_ns = min(timeout_ns, LONGEST_WAIT_NS)
         with nogil:
             sq_await_chunk(&self.queue, size, timeout_ns)
-        self.exit()
         PyErr_CheckSignals()
-        return self.check_open()
-
-    cdef int await_copy(self, uint64_t timeout_ns) except -1:
-        self.enter()
-        with nogil:
-            sq_await_copy(&self.queue, timeout_ns)
-        self.exit()
-        PyErr_CheckSignals()
-        return self.check_open()
+        return 0
 
     # ---- put ----
 
@@ -301,18 +494,19 @@ cdef class SharedQueue:
             raise self.error_of(status)
         return 0
 
-    cdef uint32_t put_items(self, sq_item *items, uint32_t n, bint block, uint64_t deadline,
-                            uint32_t *accepted) except? 0:
+    cdef int put_items(self, sq_item *items, uint32_t n, uint32_t forks, bint block,
+                       uint64_t deadline, uint32_t *accepted) except -1:
         """Put n items, waiting for room; `accepted` counts them as they go in."""
         cdef uint32_t some = 0
         cdef uint64_t left
         cdef sq_status status
         while True:
+            self.check_call(forks)
             status = sq_put(&self.queue, items + accepted[0], n - accepted[0], &some)
             if status == SQ_OK:
                 accepted[0] += some
                 if accepted[0] == n:
-                    return n
+                    return 0
                 continue
             if status == SQ_CLOSED:
                 raise ShutDown(f"queue {self.name!r} was shut down; nothing more can be put")
@@ -327,9 +521,9 @@ cdef class SharedQueue:
             left = left_until(deadline)
             if left == 0:
                 raise self.full_error()
-            self.await_room(left)
+            self.wait(sq_await_room, left)
 
-    cdef bint makes_room(self):
+    cdef bint makes_room(self) noexcept:
         """Whether there is room but for a slot that is being read, or whose reader is dead."""
         return sq_size(&self.queue) < self.queue.limit and (
             sq_spin_room(&self.queue, ROUNDS_TO_RELEASE)
@@ -338,8 +532,8 @@ cdef class SharedQueue:
     cdef object full_error(self):
         return Full(f"queue {self.name!r} is full: {self.queue.limit} items are waiting")
 
-    cdef bint acquire(self, uint64_t size, uint32_t *chunk, unsigned char **data, bint may_wait,
-                      bint block, uint64_t deadline) except -1:
+    cdef bint acquire(self, uint64_t size, uint32_t forks, uint32_t *chunk, unsigned char **data,
+                      bint may_wait, bint block, uint64_t deadline) except -1:
         """A chunk of `size` bytes, or one that stands for a segment of its own: then `data` is its
         memory, to be unmapped, and else NULL.
 
@@ -351,6 +545,7 @@ cdef class SharedQueue:
         cdef uint64_t left
         cdef uint64_t patience = 0
         data[0] = NULL
+        self.check_call(forks)
         if size <= sq_chunk_largest(&self.queue):
             status = sq_chunk_acquire(&self.queue, size, chunk)
             if status == SQ_NO_CHUNK:
@@ -362,6 +557,7 @@ cdef class SharedQueue:
                     left = left_until(patience)
                 while status == SQ_NO_CHUNK and left > 0:
                     self.await_chunk(size, left)
+                    self.check_call(forks)
                     status = sq_chunk_acquire(&self.queue, size, chunk)
                     left = left_until(patience)
             self.pool_waits = status == SQ_OK
@@ -375,59 +571,66 @@ cdef class SharedQueue:
             if not block or left == 0:
                 raise Full(f"queue {self.name!r}: its pool of chunks is exhausted")
             self.await_chunk(1, left)
+            self.check_call(forks)
             status = sq_external_acquire(&self.queue, size, chunk, data)
         if status != SQ_OK:
             raise self.error_of(status)
         return True
 
-    cdef bint place(self, const Encoded *encoded, object kept, sq_item *item, bint may_wait,
-                    bint block, uint64_t deadline) except -1:
+    cdef bint place(self, const Encoded *encoded, object kept, uint32_t forks, sq_item *item,
+                    bint may_wait, bint block, uint64_t deadline) except -1:
         """Write a body that fits no slot; False when it would have to wait and may not."""
         cdef unsigned char *data = NULL
-        if not self.acquire(encoded.size, &item.chunk, &data, may_wait, block, deadline):
+        cdef unsigned char *external = NULL
+        if not self.acquire(encoded.size, forks, &item.chunk, &external, may_wait, block,
+                            deadline):
             return False
-        if data == NULL:
-            self.write_chunk(encoded, kept, item, sq_chunk_data(&self.queue, item.chunk))
-            return True
+        data = external if external != NULL else sq_chunk_data(&self.queue, item.chunk)
         try:
-            self.write_chunk(encoded, kept, item, data)
+            self.write_chunk(encoded, kept, forks, item, data)
+        except BaseException:
+            self.release_chunk(item.chunk, forks)
+            raise
         finally:
-            sq_external_unmap(data, encoded.size)
+            if external != NULL:
+                sq_external_unmap(external, encoded.size)
         return True
 
-    cdef Body borrow(self, const Encoded *encoded, sq_item *item, bint block, uint64_t deadline):
+    cdef Body borrow(self, const Encoded *encoded, uint32_t forks, sq_item *item, bint block,
+                     uint64_t deadline):
         """Memory for a body of which only the first part is written here."""
         cdef unsigned char *data = NULL
-        cdef Body body
-        self.acquire(encoded.size, &item.chunk, &data, True, block, deadline)
-        body = Body.of(self, item.chunk, RELEASE)
+        cdef Body body = Body.__new__(Body)
+        self.acquire(encoded.size, forks, &item.chunk, &data, True, block, deadline)
+        body.hold(self, item.chunk, RELEASE)
         body.external = data != NULL
         body.data = data if data != NULL else sq_chunk_data(&self.queue, item.chunk)
         body.size = encoded.size
         body.writable = True
-        self.write_chunk(encoded, None, item, body.data)
+        self.write_chunk(encoded, None, forks, item, body.data)
         return body
 
-    cdef int write_chunk(self, const Encoded *encoded, object kept, sq_item *item,
+    cdef int write_chunk(self, const Encoded *encoded, object kept, uint32_t forks, sq_item *item,
                          unsigned char *data) except -1:
         item.storage = SQ_IN_CHUNK
         item.tag = encoded.tag
         item.length = 0
         item.body = NULL
         sq_chunk_describe(&self.queue, item.chunk, encoded.size, encoded.tag)
-        self.enter()
         self.writing += 1
         try:
             write_body(encoded, kept, data)
-        except BaseException:
-            sq_chunk_release(&self.queue, item.chunk)
-            raise
         finally:
-            self.writing -= 1
-            self.exit()
-        return self.check_open()
+            if forks == self.forks:
+                self.writing -= 1
+        return 0
 
-    cdef int put_large(self, const Encoded *encoded, object kept, bint block,
+    cdef void release_chunk(self, uint32_t chunk, uint32_t forks) noexcept:
+        """Give back a chunk that a call of this process has, unless leaving has done so."""
+        if forks == self.forks and self.is_member():
+            sq_chunk_release(&self.queue, chunk)
+
+    cdef int put_large(self, const Encoded *encoded, object kept, uint32_t forks, bint block,
                        uint64_t deadline) except -1:
         cdef sq_item item
         cdef uint32_t accepted = 0
@@ -437,17 +640,18 @@ cdef class SharedQueue:
             left = left_until(deadline)
             if not block or left == 0:
                 break
-            self.await_room(left)
+            self.wait(sq_await_room, left)
+            self.check_call(forks)
         if sq_is_shutdown(&self.queue):
             raise ShutDown(f"queue {self.name!r} was shut down; nothing more can be put")
         if not block and not self.makes_room():
             raise self.full_error()
-        self.place(encoded, kept, &item, True, block, deadline)
+        self.place(encoded, kept, forks, &item, True, block, deadline)
         try:
-            self.put_items(&item, 1, block, deadline, &accepted)
+            self.put_items(&item, 1, forks, block, deadline, &accepted)
         finally:
-            if accepted == 0 and self.state == OPEN:
-                sq_chunk_release(&self.queue, item.chunk)
+            if accepted == 0:
+                self.release_chunk(item.chunk, forks)
         return 0
 
     def put(self, object item, bint block=True, object timeout=None):
@@ -457,27 +661,35 @@ cdef class SharedQueue:
         cdef uint32_t accepted = 0
         cdef unsigned char small[SQ_SLOT_MAX]
         cdef uint64_t deadline = FOREVER
-        if self.state != OPEN:
-            self.check_open()
-        if block and timeout is not None:
-            deadline = deadline_of(timeout)
-        if not self.queue.producing:
-            self.enrol_producer()
-        kept = self.codec.encode(item, &encoded)
-        if self.state != OPEN:
-            self.check_open()  # encoding may run code that closes the queue
-        if encoded.size > self.inline_max:
-            self.put_large(&encoded, kept, block, deadline)
-            return
-        message.body = encoded.first
-        if encoded.first_size != encoded.size:
-            write_body(&encoded, kept, small)
-            message.body = small
-        message.length = <uint32_t> encoded.size
-        message.tag = encoded.tag
-        message.storage = SQ_INLINE
-        if sq_put(&self.queue, &message, 1, &accepted) != SQ_OK:
-            self.put_items(&message, 1, block, deadline, &accepted)
+        cdef uint32_t forks = self.forks
+        cdef bint encoding = False
+        self.enter()
+        try:
+            if block and timeout is not None:
+                deadline = deadline_of(timeout)
+            if not self.queue.producing:
+                self.enrol_producer()
+            encoding = True
+            kept = self.codec.encode(item, &encoded)
+            encoding = False
+            self.check_call(forks)
+            if encoded.size > self.inline_max:
+                self.put_large(&encoded, kept, forks, block, deadline)
+                return
+            message.body = encoded.first
+            if encoded.first_size != encoded.size:
+                write_body(&encoded, kept, small)
+                self.check_call(forks)
+                message.body = small
+            message.length = <uint32_t> encoded.size
+            message.tag = encoded.tag
+            message.storage = SQ_INLINE
+            if sq_put(&self.queue, &message, 1, &accepted) != SQ_OK:
+                self.put_items(&message, 1, forks, block, deadline, &accepted)
+        finally:  # an except clause would cost those that do not fail
+            self.exit()
+            if encoding:
+                raise_interruption(sys.exc_info()[1])
 
     def put_nowait(self, object item):
         """``put(item, block=False)``."""
@@ -486,24 +698,32 @@ cdef class SharedQueue:
     def put_many(self, object items, bint block=True, object timeout=None):
         """Put all items in order; see :class:`sagequeue.protocol.Queue`.
 
-        When an item cannot be encoded, the ones before it are put and the error's ``accepted``
-        says how many.
+        When an item cannot be encoded, the ones before it are put. Every :class:`QueueError` says
+        in ``accepted`` how many leading items went in.
         """
         cdef uint64_t deadline = FOREVER
         cdef uint64_t total = 0
-        if self.state != OPEN:
-            self.check_open()
-        if block and timeout is not None:
-            deadline = deadline_of(timeout)
-        if not self.queue.producing:
-            self.enrol_producer()
-        if type(items) is not tuple and type(items) is not list:
-            return self.put_stream(iter(items), block, deadline)
-        self.put_block(tuple(items), block, deadline, &total)
-        return total
+        cdef uint32_t forks = self.forks
+        self.enter()
+        try:
+            if block and timeout is not None:
+                deadline = deadline_of(timeout)
+            if not self.queue.producing:
+                self.enrol_producer()
+            if type(items) is tuple or type(items) is list:
+                self.put_block(tuple(items), forks, block, deadline, &total)
+            else:
+                self.put_stream(iter(items), forks, block, deadline, &total)
+            return total
+        except QueueError as error:
+            raise_interruption(error)
+            error.accepted = total
+            raise
+        finally:
+            self.exit()
 
-    cdef object put_stream(self, object iterator, bint block, uint64_t deadline):
-        cdef uint64_t total = 0
+    cdef int put_stream(self, object iterator, uint32_t forks, bint block, uint64_t deadline,
+                        uint64_t *total) except -1:
         cdef list some
         cdef bint more = True
         while more:
@@ -516,23 +736,26 @@ cdef class SharedQueue:
                 more = False
             except BaseException as error:
                 failure = error
-            self.put_block(tuple(some), block, deadline, &total)
-            if failure is not None:
-                raise failure
-        return total
+                block = block and isinstance(error, Exception)  # Ctrl-C does not wait for room
+            try:
+                self.put_block(tuple(some), forks, block, deadline, total)
+            finally:
+                if failure is not None:
+                    raise failure
+        return 0
 
-    cdef int put_block(self, tuple items, bint block, uint64_t deadline,
+    cdef int put_block(self, tuple items, uint32_t forks, bint block, uint64_t deadline,
                        uint64_t *total) except -1:
         """Encode and put in runs; `total` counts the items that went in."""
         cdef Encoded *encoded
         cdef sq_item *messages
-        cdef uint32_t accepted
+        cdef uint32_t accepted = 0
         cdef uint32_t run = 0
+        cdef uint32_t i
         cdef Py_ssize_t at = 0
         cdef Py_ssize_t count = len(items)
         cdef Py_ssize_t width = min(count, <Py_ssize_t> BATCH)
-        cdef list kept = []
-        cdef list written = []
+        cdef list kept = []  # what the messages of a run point into
         if count == 0:
             return 0
         encoded = <Encoded *> PyMem_Malloc(width * (sizeof(Encoded) + sizeof(sq_item)))
@@ -540,66 +763,52 @@ cdef class SharedQueue:
             raise MemoryError()
         messages = <sq_item *> (encoded + width)
         try:
-            while at < count or run > 0:
+            while at < count:
                 failure = None
-                while at < count and run < width:
-                    try:
-                        holder = self.prepare(items[at], encoded + run, messages + run, run == 0,
-                                              block, deadline)
-                    except BaseException as error:
-                        failure = error
-                        break
-                    if holder is None:
-                        break  # no chunk at once: put what is ready, then wait for one
-                    at += 1
-                    run += 1
-                    kept.append(holder)
-                accepted = 0
                 try:
-                    if run > 0:
-                        self.put_items(messages, run, block, deadline, &accepted)
-                finally:
-                    total[0] += accepted
-                    self.release_unput(messages, accepted, run)
-                    kept.clear()
-                    run = 0
+                    # a message that finds no chunk at once waits until those before it are put
+                    while at < count and run < width and self.prepare(
+                            items[at], kept, forks, encoded + run, messages + run, run == 0, block,
+                            deadline):
+                        at += 1
+                        run += 1
+                except Exception as error:
+                    raise_interruption(error)
+                    failure = error
+                if run > 0:
+                    self.put_items(messages, run, forks, block, deadline, &accepted)
+                total[0] += accepted
+                run = accepted = 0
+                kept.clear()
                 if failure is not None:
                     raise failure
-        except (Full, ShutDown, EncodeError) as error:
-            error.accepted = total[0]
-            raise
         finally:
+            total[0] += accepted
+            for i in range(accepted, run):
+                if messages[i].storage == SQ_IN_CHUNK:
+                    self.release_chunk(messages[i].chunk, forks)
             PyMem_Free(encoded)
         return 0
 
-    cdef object prepare(self, object item, Encoded *encoded, sq_item *message, bint may_wait,
-                        bint block, uint64_t deadline):
-        """Encode one item of a run; what must be kept until it is put, or None: come again."""
+    cdef bint prepare(self, object item, list kept, uint32_t forks, Encoded *encoded,
+                      sq_item *message, bint may_wait, bint block, uint64_t deadline) except -1:
+        """Encode one item of a run; False: come again when the run has been put."""
         cdef bytearray joined
         holder = self.codec.encode(item, encoded)
-        if self.state != OPEN:
-            self.check_open()
+        self.check_call(forks)
         if encoded.size > self.inline_max:
-            if not self.place(encoded, holder, message, may_wait, block, deadline):
-                return None
-            return True
+            return self.place(encoded, holder, forks, message, may_wait, block, deadline)
         message.body = encoded.first
         if encoded.first_size != encoded.size:
             joined = bytearray(encoded.size)
             write_body(encoded, holder, <unsigned char *> joined)
             message.body = <unsigned char *> joined
             holder = joined
+        kept.append((item, holder))
         message.length = <uint32_t> encoded.size
         message.tag = encoded.tag
         message.storage = SQ_INLINE
-        return (item, holder)
-
-    cdef void release_unput(self, sq_item *messages, uint32_t accepted, uint32_t n):
-        cdef uint32_t i
-        if self.state == OPEN:
-            for i in range(accepted, n):
-                if messages[i].storage == SQ_IN_CHUNK:
-                    sq_chunk_release(&self.queue, messages[i].chunk)
+        return True
 
     # ---- get ----
 
@@ -609,29 +818,26 @@ cdef class SharedQueue:
             raise self.error_of(status)
         return 0
 
-    cdef uint32_t take(self, void *taken, uint32_t n, bint claim, bint block,
-                       uint64_t deadline) except 0:
-        """Take or claim up to n messages, waiting for the first."""
-        cdef uint32_t count = 0
+    cdef int take(self, void *taken, uint32_t n, uint32_t *count, uint32_t forks, bint claim,
+                  bint block, uint64_t deadline) except -1:
+        """Take or claim up to n messages, waiting for the first; `count` is how many."""
         cdef uint64_t left
         cdef sq_status status
         while True:
+            self.check_call(forks)
             if claim:
-                status = sq_claim(&self.queue, taken, n, &count)
+                status = sq_claim(&self.queue, taken, n, count)
             else:
-                status = sq_take(&self.queue, taken, n, &count)
-            if count > 0:
-                return count  # an error, if any, comes again with the next call
+                status = sq_take(&self.queue, taken, n, count)
+            if count[0] > 0:
+                return 0  # an error, if any, comes again with the next call
             if status == SQ_CLOSED:
                 raise ShutDown(f"queue {self.name!r} was shut down and nothing is left to get")
             if status == SQ_NO_CHUNK:
                 left = left_until(deadline) if block else 0
                 if left == 0:
-                    raise Empty(
-                        f"queue {self.name!r}: as many leases are out as it has slots; "
-                        "release some, or create it with a larger capacity"
-                    )
-                self.await_copy(left)
+                    raise self.no_lease_left()
+                self.wait(sq_await_copy, left)
                 continue
             if status != SQ_EMPTY:
                 raise self.error_of(status)
@@ -644,30 +850,30 @@ cdef class SharedQueue:
                 raise Empty(f"queue {self.name!r} is empty")
             if sq_check_cursors(&self.queue) != SQ_OK:
                 raise self.error_of(SQ_CORRUPT)
-            self.await_message(left)
+            self.wait(sq_await_message, left)
+
+    cdef object no_lease_left(self):
+        return Empty(
+            f"queue {self.name!r}: as many leases are out as it has slots; "
+            "release some, or create it with a larger capacity"
+        )
 
     cdef object decode(self, const sq_taken *taken):
-        """The object a message stands for; a chunk goes back to the pool."""
+        """The object a message stands for; the message stays."""
+        cdef unsigned char *data = NULL
+        cdef sq_status status
         if taken.storage == SQ_INLINE:
             return self.codec.decode(taken.tag, taken.body, taken.length, None)
-        cdef unsigned char *data = NULL
-        cdef sq_status status = sq_external_map(&self.queue, taken.chunk, taken.length, &data)
-        if status != SQ_OK and status != SQ_EMPTY:
-            sq_chunk_release(&self.queue, taken.chunk)
+        status = sq_external_map(&self.queue, taken.chunk, taken.length, &data)
+        if status == SQ_EMPTY:
+            data = sq_chunk_data(&self.queue, taken.chunk)
+            return self.codec.decode(taken.tag, data, taken.length, None)
+        if status != SQ_OK:
             raise self.error_of(status)
-        self.enter()
         try:
-            if status == SQ_EMPTY:
-                return self.codec.decode(
-                    taken.tag, sq_chunk_data(&self.queue, taken.chunk), taken.length, None
-                )
-            try:
-                return self.codec.decode(taken.tag, data, taken.length, None)
-            finally:
-                sq_external_unmap(data, taken.length)
+            return self.codec.decode(taken.tag, data, taken.length, None)
         finally:
-            sq_chunk_release(&self.queue, taken.chunk)
-            self.exit()
+            sq_external_unmap(data, taken.length)
 
     def get(self, bint block=True, object timeout=None):
         """Take the oldest item; see :class:`sagequeue.protocol.Queue`."""
@@ -675,19 +881,47 @@ cdef class SharedQueue:
         cdef sq_taken *taken = <sq_taken *> space
         cdef uint32_t count = 0
         cdef uint64_t deadline = FOREVER
-        if self.state != OPEN:
-            self.check_open()
-        if block and timeout is not None:
-            deadline = deadline_of(timeout)
-        if not self.queue.consuming:
-            self.enrol_consumer()
-        if self.overdue is not None:
-            return self.next_overdue()
-        if sq_take(&self.queue, taken, 1, &count) != SQ_OK:
-            self.take(taken, 1, False, block, deadline)
-        if taken.storage == SQ_INLINE:
-            return self.codec.decode(taken.tag, taken.body, taken.length, None)
-        return self.decode(taken)
+        cdef uint32_t forks
+        self.enter()
+        try:
+            if block and timeout is not None:
+                deadline = deadline_of(timeout)
+            forks = self.forks
+            if not self.queue.consuming:
+                self.enrol_consumer()
+            if self.deferred is not None or self.decoded is not None:
+                return self.get_deferred(1)[0]
+            if sq_take(&self.queue, taken, 1, &count) != SQ_OK:
+                self.take(taken, 1, &count, forks, False, block, deadline)
+            if taken.storage == SQ_INLINE:
+                item = self.codec.decode(taken.tag, taken.body, taken.length, None)
+                count = 0
+            else:
+                item = self.decode(taken)
+                count = 0
+                self.release_chunk(taken.chunk, forks)
+            return item
+        finally:  # an except clause would cost those that do not fail
+            try:
+                if count > 0:
+                    self.end_failed_get(taken, forks)
+            finally:
+                self.exit()
+
+    cdef int end_failed_get(self, const sq_taken *taken, uint32_t forks) except -1:
+        """A message whose decoding was interrupted comes with the next call; else it is consumed."""
+        cdef Batch batch
+        error = sys.exc_info()[1]
+        if is_interrupted(error):
+            batch = Batch.of(self, 1)
+            batch.forks = forks
+            memcpy(batch.records, taken, batch.stride)
+            batch.end = 1
+            self.defer(batch)
+            raise_interruption(error)
+        elif taken.storage == SQ_IN_CHUNK:
+            self.release_chunk(taken.chunk, forks)
+        return 0
 
     def get_nowait(self):
         """``get(block=False)``."""
@@ -697,74 +931,150 @@ cdef class SharedQueue:
         """Take what is there, waiting for the first; see :class:`sagequeue.protocol.Queue`.
 
         Without ``max_items`` it takes at most 256.
+
+        An item that cannot be decoded ends a batch before it: its error comes with the next call,
+        and then what is behind it. When a signal handler raises, its exception comes out of the
+        call at once, and the items with the next call.
         """
         cdef uint64_t deadline = FOREVER
-        cdef uint64_t most
-        if self.state != OPEN:
-            self.check_open()
-        if block and timeout is not None:
-            deadline = deadline_of(timeout)
-        if max_items is None:
-            most = BATCH
-        elif max_items < 1:
-            raise InvalidOption(f"max_items must be at least 1 or None, not {max_items!r}")
-        else:
-            most = max_items
-        if not self.queue.consuming:
-            self.enrol_consumer()
-        if self.overdue is not None:
-            return [self.next_overdue()]
-        return self.get_batch(<uint32_t> min(most, self.queue.limit), block, deadline)
-
-    cdef list get_batch(self, uint32_t most, bint block, uint64_t deadline):
-        cdef size_t stride = sq_taken_stride(&self.queue)
-        cdef uint32_t width = min(most, <uint32_t> BATCH)
-        cdef uint32_t count
-        cdef list items = []
-        cdef unsigned char *taken = <unsigned char *> PyMem_Malloc(width * stride)
-        if taken == NULL:
-            raise MemoryError()
+        cdef uint32_t most
+        cdef uint32_t forks
+        cdef Batch batch
+        self.enter()
         try:
-            count = self.take(taken, width, False, block, deadline)
-            while self.decode_all(taken, stride, count, items) and self.state == OPEN:
-                most -= count
-                count = 0
-                if most == 0 or sq_take(&self.queue, taken, min(width, most), &count) != SQ_OK:
-                    break
+            if block and timeout is not None:
+                deadline = deadline_of(timeout)
+            most = items_wanted(max_items)
+            forks = self.forks
+            if not self.queue.consuming:
+                self.enrol_consumer()
+            if self.deferred is not None or self.decoded is not None:
+                return self.get_deferred(most)
+            batch = Batch.of(self, min(most, <uint32_t> min(self.queue.limit, <uint64_t> BATCH)))
+            self.take(batch.records, batch.room, &batch.end, forks, False, block, deadline)
+            return self.decode_batch(batch, most, True)
         finally:
-            PyMem_Free(taken)
-        if not items:
-            return [self.next_overdue()]
+            self.exit()
+
+    cdef list get_deferred(self, uint32_t most):
+        """What an earlier call has taken and not delivered."""
+        cdef list items = self.decoded
+        cdef Batch batch
+        if items is None:
+            batch = self.next_deferred()
+            return self.decode_batch(batch, most, False)
+        self.decoded = None
+        if <uint64_t> len(items) > most:
+            self.decoded = items[most:]
+            del items[most:]
         return items
 
-    cdef bint decode_all(self, const unsigned char *taken, size_t stride, uint32_t count,
-                         list items):
-        """Append the decoded messages to items. One that cannot be decoded, and all behind it,
-        become overdue, so that its error comes in its place and nothing is lost: then False."""
-        cdef uint32_t i
-        cdef const sq_taken *message
-        for i in range(count):
-            message = <const sq_taken *> (taken + i * stride)
-            try:
-                item = self.decode(message)
-            except BaseException as error:
-                if self.overdue is None:
-                    self.overdue = []
-                self.overdue.append((False, error))
-                continue
-            if self.overdue is None:
-                items.append(item)
-            else:
-                self.overdue.append((True, item))
-        return self.overdue is None
+    cdef list decode_batch(self, Batch batch, uint32_t most, bint take_more):
+        """Decode up to so many messages; what remains in the batch is deferred."""
+        cdef list items = []
+        try:
+            while True:
+                while batch.first < batch.end and <uint64_t> len(items) < most:
+                    if not self.decode_first(batch, items):
+                        return items
+                if not take_more or <uint64_t> len(items) == most or self.state != OPEN:
+                    return items
+                batch.first = 0
+                sq_take(&self.queue, batch.records,
+                        min(batch.room, most - <uint32_t> len(items)), &batch.end)
+                if batch.end == 0:
+                    return items
+        finally:
+            if batch.first < batch.end:
+                self.defer(batch)
 
-    cdef object next_overdue(self):
-        good, item = self.overdue.pop(0)
-        if not self.overdue:
-            self.overdue = None
-        if good:
-            return item
-        raise item
+    cdef bint decode_first(self, Batch batch, list items) except -1:
+        """Move a message from a batch to the decoded items; False: these are to be returned."""
+        if batch.error is None:
+            try:
+                items.append(self.decode(batch.at(batch.first)))
+            except BaseException as error:
+                batch.error = error
+            else:
+                self.consume(batch)
+                # not in a child that it forked, and not after leaving at the end of the process
+                return batch.forks == self.forks and self.is_member()
+        if items and isinstance(batch.error, Exception) and not is_interrupted(batch.error):
+            return False
+        error, batch.error = batch.error, None
+        if items:
+            self.keep_decoded(items, batch.forks)
+        if is_interrupted(error):
+            raise_interruption(error)
+        else:
+            self.consume(batch)
+        raise error
+
+    cdef void keep_decoded(self, list items, uint32_t forks) noexcept:
+        """For the next call, where this one has to raise."""
+        if forks == self.forks:
+            later, self.decoded = self.decoded, items
+            if later is not None:
+                items.extend(later)
+
+    cdef void consume(self, Batch batch) noexcept:
+        """The first message of a batch is done with."""
+        cdef sq_taken *message = batch.at(batch.first)
+        batch.first += 1
+        if message.storage == SQ_IN_CHUNK:
+            self.release_chunk(message.chunk, batch.forks)
+
+    # ---- messages that are taken and not yet delivered ----
+
+    cdef Batch next_deferred(self):
+        cdef Batch batch = self.deferred
+        if batch is not None:
+            self.deferred = batch.newer
+            batch.newer = None
+        return batch
+
+    cdef void defer(self, Batch batch) noexcept:
+        """Keep the rest of a batch for the next call, unless it is the parent's or has been left."""
+        if batch.forks == self.forks and self.is_member():
+            batch.newer = self.deferred
+            self.deferred = batch
+
+    cdef void give_back_deferred(self) noexcept:
+        """Have the queue deliver them again."""
+        cdef Batch oldest = self.deferred  # which keeps all of them until the end
+        cdef Batch batch = oldest
+        cdef uint32_t i
+        self.deferred = None
+        while batch is not None:
+            for i in range(batch.first, batch.end):
+                self.give_back(batch.at(i))
+            batch = batch.newer
+        if self.decoded is not None:
+            self.lost += <uint32_t> len(self.decoded)
+            self.decoded = None
+
+    cdef void give_back(self, const sq_taken *message) noexcept:
+        cdef uint32_t chunk = message.chunk
+        if message.storage == SQ_INLINE and self.copy_to_chunk(message, &chunk) != SQ_OK:
+            self.lost += 1
+        else:
+            sq_lease_return(&self.queue, chunk)
+
+    cdef sq_status copy_to_chunk(self, const sq_taken *message, uint32_t *chunk) noexcept:
+        """Put a message that was taken from its slot into a chunk, as a claim would have done."""
+        cdef sq_status status = sq_copy_acquire(&self.queue, chunk)
+        if status == SQ_OK:
+            memcpy(sq_chunk_data(&self.queue, chunk[0]), message.body, message.length)
+            sq_chunk_describe(&self.queue, chunk[0], message.length, message.tag)
+        return status
+
+    cdef uint64_t deferred_count(self) noexcept:
+        cdef uint64_t count = 0 if self.decoded is None else <uint64_t> len(self.decoded)
+        cdef Batch batch = self.deferred
+        while batch is not None:
+            count += batch.end - batch.first
+            batch = batch.newer
+        return count
 
     # ---- claim and loan ----
 
@@ -778,49 +1088,82 @@ cdef class SharedQueue:
         return self.claim_some(1, block, timeout)[0]
 
     def _claim_many(self, object max_items, bint block, object timeout):
-        if max_items is None:
-            max_items = SQ_CLAIM_MAX
-        elif max_items < 1:
-            raise InvalidOption(f"max_items must be at least 1 or None, not {max_items!r}")
-        return self.claim_some(<uint32_t> min(max_items, <uint32_t> SQ_CLAIM_MAX), block, timeout)
+        return self.claim_some(
+            min(items_wanted(max_items), <uint32_t> SQ_CLAIM_MAX), block, timeout)
 
     cdef list claim_some(self, uint32_t most, bint block, object timeout):
         cdef uint64_t deadline = FOREVER
-        cdef size_t stride
-        cdef uint32_t count, i
-        cdef unsigned char *taken
-        cdef list leases = []
-        self.check_open()
-        if block and timeout is not None:
-            deadline = deadline_of(timeout)
-        if not self.queue.consuming:
-            self.enrol_consumer()
-        stride = sq_taken_stride(&self.queue)
-        taken = <unsigned char *> PyMem_Malloc(most * stride)
-        if taken == NULL:
-            raise MemoryError()
+        cdef uint32_t forks
+        cdef Batch batch
+        self.enter()
         try:
-            count = self.take(taken, most, True, block, deadline)
-            while count > 0:
-                for i in range(count):
-                    leases.append(Lease.of(self, <sq_taken *> (taken + i * stride)))
-                most -= count
-                count = 0
-                if most > 0:  # what is delivered again comes one at a time
-                    sq_claim(&self.queue, taken, most, &count)
+            if block and timeout is not None:
+                deadline = deadline_of(timeout)
+            forks = self.forks
+            if not self.queue.consuming:
+                self.enrol_consumer()
+            batch = self.next_deferred()
+            if batch is not None:
+                return self.lease_batch(batch, most, False)
+            batch = Batch.of(self, most)
+            self.take(batch.records, most, &batch.end, forks, True, block, deadline)
+            return self.lease_batch(batch, most, True)
         finally:
-            PyMem_Free(taken)
-        return leases
+            self.exit()
+
+    cdef list lease_batch(self, Batch batch, uint32_t most, bint take_more):
+        """Lease up to so many messages; what remains in the batch is deferred."""
+        cdef list leases = []
+        try:
+            while True:
+                while batch.first < batch.end and <uint64_t> len(leases) < most:
+                    if not self.lease_first(batch, leases):
+                        return leases
+                if not take_more or <uint64_t> len(leases) == most or self.state != OPEN:
+                    return leases
+                batch.first = 0  # what is delivered again comes one at a time
+                sq_claim(&self.queue, batch.records, most - <uint32_t> len(leases), &batch.end)
+                if batch.end == 0:
+                    return leases
+        finally:
+            if batch.first < batch.end:
+                self.defer(batch)
+
+    cdef bint lease_first(self, Batch batch, list leases) except -1:
+        """Move a message from a batch to the leases; False when no more can be leased."""
+        cdef Lease lease = Lease.__new__(Lease)
+        cdef Body body = Body.__new__(Body)
+        cdef const sq_taken *message = batch.at(batch.first)
+        cdef uint32_t chunk = message.chunk
+        cdef sq_status status = SQ_OK
+        leases.append(lease)
+        if batch.forks != self.forks or not self.is_member():
+            self.check_call(batch.forks)
+        if message.storage == SQ_INLINE:  # it was taken, not claimed
+            status = self.copy_to_chunk(message, &chunk)
+            if status != SQ_OK:
+                leases.pop()
+                if leases:
+                    return False
+                raise self.no_lease_left() if status == SQ_NO_CHUNK else self.error_of(status)
+        body.hold(self, chunk, RETURN)
+        body.size = message.length
+        lease.body = body
+        lease.tag = message.tag
+        lease.deliveries = message.deliveries
+        batch.first += 1
+        batch.error = None
+        return True
 
     def _loan(self, tuple shape, object dtype, bint fortran, bint block, object timeout):
-        return Loan(self, shape, dtype, fortran, block, timeout)
+        return Loan.of(self, shape, dtype, fortran, block, timeout)
 
     # ---- the queue as a whole ----
 
     def qsize(self):
         """How many items are waiting; other participants may change it at any time."""
         self.check_open()
-        return sq_size(&self.queue) + (0 if self.overdue is None else len(self.overdue))
+        return sq_size(&self.queue) + self.deferred_count()
 
     def empty(self):
         """``qsize() == 0``."""
@@ -856,14 +1199,14 @@ cdef class SharedQueue:
 
     def join(self):
         """Wait until every item put has been answered by ``task_done()``."""
-        self.check_open()
-        while sq_unfinished(&self.queue) != 0:
-            self.enter()
-            with nogil:
-                sq_await_done(&self.queue, FOREVER)
+        cdef uint32_t forks = self.forks
+        self.enter()
+        try:
+            while sq_unfinished(&self.queue) != 0:
+                self.wait(sq_await_done, FOREVER)
+                self.check_call(forks)
+        finally:
             self.exit()
-            PyErr_CheckSignals()
-            self.check_open()
 
     @property
     def maxsize(self):
@@ -893,6 +1236,8 @@ cdef class SharedQueue:
     @property
     def codec_name(self):
         """Name of the codec, the same for all participants."""
+        if self.codec is None:
+            self.check_open()
         return self.codec.name
 
     def usage(self):
@@ -909,33 +1254,61 @@ cdef class SharedQueue:
         """
         cdef uint32_t found = 0
         cdef uint64_t patience = sq_now_ns() + RECOVER_PATIENCE_NS
-        self.check_open()
-        while not sq_try_recover(&self.queue, &found) and left_until(patience) > 0:
-            with nogil:
-                usleep(100)
-            self.check_open()
-        return found
+        cdef uint32_t forks = self.forks
+        self.enter()
+        try:
+            while not sq_try_recover(&self.queue, &found) and pause(patience):
+                self.check_call(forks)
+            return found
+        finally:
+            self.exit()
 
     def participants(self):
         """Pids of the live participants, one for each handle."""
-        self.check_open()
-        return pids_of(&self.queue, True)
+        self.enter()
+        try:
+            return pids_of(&self.queue, True)
+        finally:
+            self.exit()
 
 
 include "_lease.pxi"
 include "_inspection.pxi"
 
 
+cdef int register(SharedQueue handle) except -1:
+    """Add a handle to the list of this process, which is tidied up at that."""
+    cdef Py_ssize_t i = 0
+    reference = weakref.ref(handle)
+    while i < len(handles):
+        if handles[i]() is None or handles[i] is reference:
+            del handles[i]
+        else:
+            i += 1
+    handles.append(reference)
+    return 0
+
+
 def _rejoin_all():
+    cdef Py_ssize_t i
     cdef SharedQueue handle
-    for handle in list(handles):
-        handle._rejoin_after_fork()
+    # No code of others runs before all have rejoined: it would act as the parent.
+    for i in range(len(handles)):
+        handle = handles[i]()
+        if handle is not None:
+            handle.rejoin_after_fork()
+    for reference in list(handles):
+        handle = reference()
+        if handle is not None:
+            handle.forget_parents_messages()
 
 
 def _close_all():
     cdef SharedQueue handle
-    for handle in list(handles):
-        handle._leave_at_exit()
+    for reference in list(handles):
+        handle = reference()
+        if handle is not None:
+            handle.leave_at_exit()
 
 
 def _close_at_exit(_token=None):

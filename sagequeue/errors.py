@@ -21,17 +21,16 @@ else:
 class QueueError(Exception):
     """Base class of every error raised by :mod:`sagequeue`."""
 
+    accepted: int = 0
+    """How many leading items a ``put_many`` did put before this error (0 for other calls)."""
+
 
 class Empty(QueueError, queue.Empty):
     """Nothing to get within the time allowed."""
 
 
 class Full(QueueError, queue.Full):
-    """No room to put within the time allowed.
-
-    ``accepted`` is the number of leading items a ``put_many`` did put before it gave up
-    (0 for a single ``put``).
-    """
+    """No room to put within the time allowed."""
 
     def __init__(self, message: str = "", accepted: int = 0) -> None:
         super().__init__(message)
@@ -39,10 +38,7 @@ class Full(QueueError, queue.Full):
 
 
 class ShutDown(QueueError, _StandardShutDown):
-    """The queue was shut down: ``put`` is refused, and ``get`` once nothing is left.
-
-    ``accepted`` is the number of leading items a ``put_many`` did put before the shutdown.
-    """
+    """The queue was shut down: ``put`` is refused, and ``get`` once nothing is left."""
 
     def __init__(self, message: str = "", accepted: int = 0) -> None:
         super().__init__(message)
@@ -50,7 +46,7 @@ class ShutDown(QueueError, _StandardShutDown):
 
 
 class QueueClosed(QueueError, ValueError):
-    """This handle was closed by ``close()``; open another one to go on."""
+    """This handle was closed by ``close()``, or never opened; open another one to go on."""
 
 
 class InvalidOption(QueueError, ValueError):
@@ -94,10 +90,7 @@ class OutOfSharedMemory(QueueError, MemoryError):
 
 
 class EncodeError(QueueError, pickle.PicklingError):
-    """The item cannot be encoded by the queue's codec; it was not put.
-
-    ``accepted`` is the number of items a ``put_many`` did put before it.
-    """
+    """The item cannot be encoded by the queue's codec; it was not put."""
 
     def __init__(self, message: str = "", accepted: int = 0) -> None:
         super().__init__(message)
@@ -105,7 +98,10 @@ class EncodeError(QueueError, pickle.PicklingError):
 
 
 class DecodeError(QueueError, pickle.UnpicklingError):
-    """A message arrived whole but its codec cannot turn it back into an object; it is consumed."""
+    """A message arrived whole but its codec cannot turn it back into an object.
+
+    ``get`` and ``get_many`` consume it; a lease keeps it until it is released or rejected.
+    """
 
 
 class BackendUnavailable(QueueError, RuntimeError):

@@ -1,7 +1,10 @@
 /* Messages a second through the C core, put and taken in turn, burst by burst, by one process or by
  * two. Two that ran freely would fall into step in one of several ways, and which one decides more
  * than all else. Arguments: processes, mode, messages a call, bytes of a body, messages in all. */
+#include "await.h"
+#include "pool.h"
 #include "queue.h"
+#include "ring.h"
 #include "wait.h"
 
 #include <sched.h>
@@ -91,9 +94,14 @@ static void await_count(const _Atomic uint64_t *count, uint64_t wanted) {
 
 static void produce_in_another_process(sq_queue *queue, uint32_t batch, uint32_t bytes,
                                        uint64_t messages, progress *progress) {
+    sq_membership child;
+    if (sq_queue_fork_prepare(queue, &child) != SQ_OK) {
+        exit(2);
+    }
     if (fork() == 0) {
         pin_to(1);
-        if (sq_queue_rejoin(queue) != SQ_OK || sq_queue_enrol_producer(queue) != SQ_OK) {
+        if (sq_queue_fork_child(queue, &child) != SQ_OK ||
+            sq_queue_enrol_producer(queue) != SQ_OK) {
             _exit(2);
         }
         while (progress->put < messages) {
@@ -104,6 +112,7 @@ static void produce_in_another_process(sq_queue *queue, uint32_t batch, uint32_t
         sq_queue_leave(queue);
         _exit(0);
     }
+    sq_queue_fork_parent(queue, &child);
 }
 
 static void consume_from_another_process(sq_queue *queue, uint32_t batch, uint64_t messages,

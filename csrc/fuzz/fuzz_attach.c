@@ -49,10 +49,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         }
     }
     sq_queue queue = {.file_name = "sagequeue-fuzz"};
-    if (sq_segment_map(&queue.segment, fd) == SQ_OK) {
+    if (sq_segment_map(&queue.segment, fd, SQ_READ_WRITE) == SQ_OK) {
         queue.header = sq_segment_header(&queue.segment);
         queue.single_producer = queue.segment.mode & SQ_SINGLE_PRODUCER;
         queue.single_consumer = queue.segment.mode & SQ_SINGLE_CONSUMER;
+        queue.bounded = queue.segment.maxsize != 0;
         queue.limit = queue.segment.maxsize ? queue.segment.maxsize : queue.segment.capacity;
         queue.turn_shift = (uint64_t)__builtin_ctz(queue.segment.capacity);
         queue.self = sq_segment_participant(&queue.segment, 0);
@@ -60,8 +61,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         for (uint32_t i = 0; i < 6 && in.left > 0; i++) {
             operate(&queue, next_byte(&in), &in);
         }
-        munmap(queue.segment.base, queue.segment.bytes);
+        sq_segment_unmap(&queue.segment);
     }
-    close(fd);
     return 0;
 }

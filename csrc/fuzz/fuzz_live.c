@@ -68,7 +68,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     } job = {.queue = &handle, .seed = next_word(&in, 4)};
     pthread_t scribbler;
     /* Seldom, for a thread costs much; and not as the input says, or its chance effects would look
-     * like news and draw the search that way. */
+     * like changes and draw the search that way. */
     bool beside = ++runs % 256 == 0;
     if (beside && pthread_create(&scribbler, NULL, scribble_on, &job) != 0) {
         abort();
@@ -78,7 +78,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         if (what & 0x80) {
             /* a word of the header's shared part, of the table, of a slot, of a class, of a chunk
              */
-            size_t from = offsetof(sq_header, news), bytes = scribbled_bytes(&handle) - from;
+            size_t from = offsetof(sq_header, control), bytes = scribbled_bytes(&handle) - from;
             size_t at = from + next_word(&in, 2) * 4 % (bytes - 8);
             uint64_t value = next_word(&in, 1 + (what & 7));
             memcpy(handle.segment.base + at, &value, (what & 7) + 1);

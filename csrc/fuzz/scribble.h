@@ -2,9 +2,14 @@
 #ifndef SQ_FUZZ_SCRIBBLE_H
 #define SQ_FUZZ_SCRIBBLE_H
 
+#include "await.h"
+#include "control.h"
+#include "pool.h"
 #include "queue.h"
-#include "ring_words.h"
-#include "wait.h"
+#include "recovery.h"
+#include "ring.h"
+#include "tasks.h"
+#include "usage.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -45,11 +50,13 @@ static inline sq_options tiny_queue(uint32_t mode) {
                         .codec = "fuzz"};
 }
 
-/* In place of a look at /proc, which would take most of the time: the input has participants dead
- * and alive as it likes. */
-bool __wrap_sq_process_alive(uint64_t identity);
-bool __wrap_sq_process_alive(uint64_t identity) {
-    return identity & 1;
+/* In place of the kernel's locks, which would take most of the time: the input has participants
+ * dead and alive as it likes. */
+bool __wrap_sq_lock_is_refused(const sq_segment *segment, uint32_t byte, sq_lock_kind kind);
+bool __wrap_sq_lock_is_refused(const sq_segment *segment, uint32_t byte, sq_lock_kind kind) {
+    (void)kind;
+    return byte < SQ_LOCK_ENTRIES ||
+           (atomic_load(&sq_segment_participant(segment, byte - SQ_LOCK_ENTRIES)->identity) & 1);
 }
 
 /* One operation of a participant, whatever the memory holds; nothing it returns is trusted. */
@@ -119,18 +126,21 @@ static inline void operate(sq_queue *queue, uint8_t what, input *in) {
         break;
     }
     case 6:
-        sq_recover(queue, 0);
+        sq_recover(queue, &count);
         break;
     case 7:
         sq_size(queue);
         sq_check_cursors(queue);
         sq_unfinished(queue);
         sq_usage_of(queue);
+        sq_held_up_by(queue, next_byte(in) & 1);
         break;
     case 8:
         sq_task_done(queue);
         break;
-    case 9: /* not enrolling: a role that a dead one seems to hold is waited for */
+    case 9:
+        sq_queue_enrol_producer(queue);
+        sq_queue_enrol_consumer(queue);
         sq_chunk_unpin(queue, sq_chunk_name(next_byte(in) % queue->segment.classes, 0));
         break;
     case 10:

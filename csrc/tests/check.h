@@ -2,8 +2,15 @@
 #ifndef SQ_TESTS_CHECK_H
 #define SQ_TESTS_CHECK_H
 
+#include "await.h"
+#include "control.h"
+#include "pool.h"
 #include "queue.h"
-#include "ring_words.h"
+#include "recovery.h"
+#include "ring.h"
+#include "slots.h"
+#include "tasks.h"
+#include "usage.h"
 #include "wait.h"
 
 #include <dirent.h>
@@ -146,6 +153,33 @@ static inline void run_and_kill(void (*work)(void *), void *argument) {
     CHECK(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
 }
 
+/* A child that takes part in the queue by the handle that it inherits; sq_queue_fork_child's answer
+ * is work's to check. */
+typedef struct forked {
+    sq_queue *queue;
+    sq_membership membership;
+    void *argument;
+} forked;
+
+static inline pid_t fork_with(sq_queue *queue, void (*work)(forked *), void *argument) {
+    forked child = {.queue = queue, .argument = argument};
+    fflush(NULL);
+    if (sq_queue_fork_prepare(queue, &child.membership) != SQ_OK) {
+        child.membership.fd = -1;
+    }
+    pid_t pid = fork();
+    CHECK(pid >= 0);
+    if (pid == 0) {
+        die_with_parent();
+        work(&child);
+        _exit(0);
+    }
+    if (child.membership.fd >= 0) {
+        sq_queue_fork_parent(queue, &child.membership);
+    }
+    return pid;
+}
+
 /* Zeroed memory that all processes of the test share. */
 static inline void *shared_memory(size_t bytes) {
     void *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
@@ -224,6 +258,13 @@ static inline sq_status take_value(sq_queue *queue, uint64_t *value) {
         memcpy(value, taken->body, sizeof *value);
     }
     return status;
+}
+
+/* Settle the dead now; how many there were. */
+static inline uint32_t recover_now(sq_queue *queue) {
+    uint32_t found;
+    CHECK(sq_recover(queue, &found) == SQ_OK);
+    return found;
 }
 
 static inline uint32_t chunks_in_use(const sq_queue *queue) {

@@ -16,11 +16,13 @@ static struct {
     size_t bytes;
 } regions[REGIONS]; /* mappings that are shared with other processes */
 static uint64_t count, fatal;
+static int with;
 static bool armed;
 
-void every_write_arm(uint64_t die_at) {
+void every_write_arm(uint64_t hit_at, int signal) {
     count = 0;
-    fatal = die_at;
+    fatal = hit_at;
+    with = signal;
     armed = true;
 }
 
@@ -31,7 +33,7 @@ uint64_t every_write_count(void) {
 
 static void point(void) {
     if (armed && ++count == fatal) {
-        raise(SIGKILL);
+        raise(with);
     }
 }
 
@@ -232,5 +234,20 @@ int __wrap_open(const char *path, int flags, ...) {
 WRAP(unlink, (const char *path), (path))
 WRAP(linkat, (int from, const char *source, int to, const char *target, int flags),
      (from, source, to, target, flags))
-WRAP(flock, (int fd, int operation), (fd, operation))
 WRAP(fallocate, (int fd, int mode, off_t offset, off_t bytes), (fd, mode, offset, bytes))
+
+int __real_fcntl(int fd, int operation, ...);
+int __wrap_fcntl(int fd, int operation, ...);
+int __wrap_fcntl(int fd, int operation, ...) {
+    va_list rest;
+    va_start(rest, operation);
+    struct flock *lock = va_arg(rest, struct flock *);
+    va_end(rest);
+    if (operation != F_OFD_SETLK) {
+        return __real_fcntl(fd, operation, lock);
+    }
+    point();
+    int result = __real_fcntl(fd, operation, lock);
+    point();
+    return result;
+}

@@ -1,14 +1,9 @@
 /* Names, attaching, the participant table, roles, forks: who may come, and what stays when all
  * have gone. */
 #include "messages.h"
-#include "process.h"
 
 #include <fcntl.h>
 #include <sys/stat.h>
-
-static void nothing(void *argument) {
-    (void)argument;
-}
 
 /* ---- creating ---- */
 
@@ -132,7 +127,7 @@ static void every_word_of_the_header_is_checked(void) {
     int fd = open_file(queue.file_name, O_RDWR);
     CHECK(pread(fd, &header, sizeof header, 0) == sizeof header);
     static const uint64_t noises[] = {0, 1, UINT32_MAX, UINT64_MAX, UINT64_C(1) << 63, 4097};
-    static const size_t unchecked[] = {offsetof(sq_header, chunks),
+    static const size_t unchecked[] = {offsetof(sq_header, chunks), offsetof(sq_header, birth),
                                        offsetof(sq_header, recovery_ms), offsetof(sq_header, mode),
                                        offsetof(sq_header, maxsize)};
     for (size_t at = 0; at < offsetof(sq_header, codec); at += 4) {
@@ -172,7 +167,7 @@ static void every_word_of_the_header_is_checked(void) {
 static void a_full_table_refuses(void) {
     sq_queue queue, second, third, fourth;
     sq_options options = options_of(MPMC, 0, 64);
-    options.participants = 4; /* of which one serves newcomers */
+    options.participants = 3;
     create_with(&queue, options);
     CHECK(sq_queue_attach(&second, queue.file_name) == SQ_OK);
     CHECK(sq_queue_attach(&third, queue.file_name) == SQ_OK);
@@ -195,7 +190,7 @@ static void a_table_full_of_the_dead_does_not(void) {
     sq_queue queue, second, third, fourth;
     uint64_t value;
     sq_options options = options_of(MPMC, 0, 64);
-    options.participants = 4;
+    options.participants = 3;
     create_with(&queue, options);
     for (int round = 0; round < 3; round++) {
         run_and_kill(attach_and_put, &queue);
@@ -262,16 +257,22 @@ typedef struct race {
     _Atomic uint32_t created, attached, gone;
 } race;
 
+/* Others may have filled it while we were not running. */
+static void put_or_find_full(sq_queue *queue) {
+    sq_status status = put_value(queue, 1);
+    CHECK(status == SQ_OK || status == SQ_FULL);
+}
+
 static void create_and_leave(void *argument) {
     race *r = argument;
     sq_options options = options_of(MPMC, 0, 64);
     for (int i = 0; i < 300; i++) {
         sq_queue queue;
         sq_status status = sq_queue_create(&queue, r->name, &options);
-        CHECK(status == SQ_OK || status == SQ_EXISTS);
+        CHECK(status == SQ_OK || status == SQ_EXISTS || status == SQ_BUSY);
         if (status == SQ_OK) {
             atomic_fetch_add(&r->created, 1);
-            CHECK(put_value(&queue, 1) == SQ_OK);
+            put_or_find_full(&queue);
             close_queue(&queue);
         }
     }
@@ -286,8 +287,8 @@ static void attach_and_leave(void *argument) {
         atomic_fetch_add(status == SQ_OK ? &r->attached : &r->gone, 1);
         if (status == SQ_OK) {
             /* as long as we are in it the name is this queue's */
-            CHECK(sq_segment_named(&queue.segment));
-            CHECK(put_value(&queue, 2) == SQ_OK);
+            CHECK(sq_segment_has_name(&queue.segment, r->name));
+            put_or_find_full(&queue);
             close_queue(&queue);
         }
     }
@@ -328,7 +329,6 @@ static void a_name_left_by_the_dead_is_free(void) {
     CHECK(sq_queue_create(&queue, name, &options) == SQ_OK);
     CHECK(count_files(name, false) == 1);
     CHECK(sq_queue_create(&other, name, &options) == SQ_EXISTS);
-    /* segments of messages are numbered from the start again */
     CHECK(sq_external_acquire(&queue, 2 << 20, &chunk, &data) == SQ_OK);
     sq_external_unmap(data, 2 << 20);
     close_queue(&queue);
@@ -347,13 +347,30 @@ static void the_last_survivor_unlinks(void) {
 typedef struct family {
     sq_queue queue;
     uint32_t chunk;
-    int pipe[2];
+    int ready[2];
+    int go[2];
 } family;
 
-static void act_as_child(void *argument) {
-    family *f = argument;
+static void open_family(family *f, sq_options options) {
+    memset(f, 0, sizeof *f);
+    create_with(&f->queue, options);
+    CHECK(pipe(f->ready) == 0 && pipe(f->go) == 0);
+}
+
+static void tell(const int pipe[2]) {
+    CHECK(write(pipe[1], "x", 1) == 1);
+}
+
+static void wait_for(const int pipe[2]) {
+    char byte;
+    CHECK(read(pipe[0], &byte, 1) == 1);
+}
+
+static void act_as_child(forked *child) {
+    family *f = child->argument;
     uint32_t parent = f->queue.id;
-    CHECK(sq_queue_rejoin(&f->queue) == SQ_OK && f->queue.id != parent);
+    CHECK(sq_queue_fork_child(&f->queue, &child->membership) == SQ_OK && f->queue.id != parent);
+    CHECK(sq_identity_pid(atomic_load(&f->queue.self->identity)) == (uint32_t)getpid());
     CHECK(sq_queue_enrol_producer(&f->queue) == SQ_ROLE_TAKEN);
     sq_chunk_release(&f->queue, f->chunk); /* the parent's: nothing happens */
     sq_queue_leave(&f->queue);
@@ -362,57 +379,235 @@ static void act_as_child(void *argument) {
 static void a_child_is_a_participant_of_its_own(void) {
     family f;
     uint64_t value;
-    create_with(&f.queue, options_of(SPSC, 0, 64));
+    open_family(&f, options_of(SPSC, 0, 64));
     enrol(&f.queue);
     CHECK(sq_chunk_acquire(&f.queue, 100, &f.chunk) == SQ_OK);
-    pid_t child = start_process(act_as_child, &f);
+    pid_t child = fork_with(&f.queue, act_as_child, &f);
     CHECK(put_value(&f.queue, 1) == SQ_OK && take_value(&f.queue, &value) == SQ_OK);
     expect_exit(child);
     CHECK(chunks_in_use(&f.queue) == 1);
     sq_chunk_release(&f.queue, f.chunk);
     CHECK(chunks_in_use(&f.queue) == 0);
+    CHECK(recover_now(&f.queue) == 0);
     close_queue(&f.queue);
 }
 
-static void outlive_the_parent(void *argument) {
-    family *f = argument;
-    CHECK(sq_queue_rejoin(&f->queue) == SQ_OK);
-    CHECK(write(f->pipe[1], "r", 1) == 1);
-    while (sq_segment_participant(&f->queue.segment, 0)->identity != 0) {
-        usleep(1000);
-    }
-    CHECK(count_files(f->queue.file_name, false) == 1);
-    CHECK(put_value(&f->queue, 1) == SQ_OK);
+/* The parent leaves before the child has come to act at all: nothing is lost, not even what lies in
+ * a segment of its own. */
+static void outlive_the_parent(forked *child) {
+    family *f = child->argument;
+    message m;
+    wait_for(f->go);
+    CHECK(sq_queue_fork_child(&f->queue, &child->membership) == SQ_OK);
+    CHECK(count_files(f->queue.file_name, false) == 2);
+    CHECK(take_message(&f->queue, &m) == 0 && m.number == 5);
     sq_queue_leave(&f->queue);
     CHECK(count_files(f->queue.file_name, false) == 0);
 }
 
-static void a_child_that_stays_longer_unlinks(void) {
+static void a_child_outlives_a_parent_that_leaves_at_once(void) {
     family f;
-    char byte;
-    create_with(&f.queue, options_of(MPMC, 0, 64));
-    CHECK(pipe(f.pipe) == 0);
-    pid_t child = start_process(outlive_the_parent, &f);
-    CHECK(read(f.pipe[0], &byte, 1) == 1);
+    open_family(&f, options_of(MPMC, 0, 64));
+    put_messages(&f.queue, 0, 5, 1, &(bodies){"external", 1000, 2000, true});
+    pid_t child = fork_with(&f.queue, outlive_the_parent, &f);
     close_queue(&f.queue);
+    tell(f.go);
     expect_exit(child);
 }
 
-static void fail_to_rejoin(void *argument) {
+static void take_part_and_wait(forked *child) {
+    family *f = child->argument;
+    prctl(PR_SET_PDEATHSIG, 0);
+    CHECK(sq_queue_fork_child(&f->queue, &child->membership) == SQ_OK);
+    tell(f->ready);
+    wait_for(f->go);
+    sq_queue_leave(&f->queue);
+    tell(f->ready);
+}
+
+static void fork_and_die(void *argument) {
     family *f = argument;
-    CHECK(sq_queue_rejoin(&f->queue) == SQ_TABLE_FULL);
-    CHECK(f->queue.self == NULL && f->queue.id == 0);
-    sq_queue_unmap(&f->queue);
+    sq_queue own;
+    CHECK(sq_queue_attach(&own, f->queue.file_name) == SQ_OK);
+    f->queue = own;
+    fork_with(&f->queue, take_part_and_wait, f);
+    wait_for(f->ready);
+}
+
+/* A child does not keep its dead parent's entry alive, nor the other way round. */
+static void a_parent_that_dies_is_told_from_its_child(void) {
+    family f;
+    sq_queue queue;
+    open_family(&f, options_of(MPMC, 0, 64));
+    queue = f.queue;
+    run_and_kill(fork_and_die, &f);
+    CHECK(recover_now(&queue) == 1);
+    tell(f.go);
+    wait_for(f.ready);
+    CHECK(recover_now(&queue) == 0);
+    close_queue(&queue);
+}
+
+static void have_no_entry(forked *child) {
+    sq_queue *queue = child->queue;
+    CHECK(sq_queue_fork_child(queue, &child->membership) == SQ_TABLE_FULL);
+    CHECK(queue->self == NULL && queue->id == 0);
+    sq_queue_unmap(queue);
 }
 
 static void a_child_for_which_there_is_no_entry(void) {
-    family f;
+    sq_queue first, second;
     uint64_t value;
     sq_options options = options_of(MPMC, 0, 64);
     options.participants = 2;
-    create_with(&f.queue, options);
-    expect_exit(start_process(fail_to_rejoin, &f));
-    CHECK(put_value(&f.queue, 1) == SQ_OK && take_value(&f.queue, &value) == SQ_OK);
+    create_with(&first, options);
+    CHECK(sq_queue_attach(&second, first.file_name) == SQ_OK);
+    expect_exit(fork_with(&first, have_no_entry, NULL));
+    CHECK(put_value(&first, 1) == SQ_OK && take_value(&first, &value) == SQ_OK);
+    close_queue(&second);
+    close_queue(&first);
+}
+
+static void execute_another_program(forked *child) {
+    CHECK(sq_queue_fork_child(child->queue, &child->membership) == SQ_OK);
+    execl("/bin/sleep", "sleep", "100", (char *)NULL);
+    abort();
+}
+
+/* Another program in the same process is nobody who takes part. */
+static void who_executes_another_program_has_left(void) {
+    sq_queue queue;
+    create_with(&queue, options_of(MPMC, 0, 64));
+    pid_t child = fork_with(&queue, execute_another_program, NULL);
+    uint32_t found = 0;
+    while (found == 0) {
+        CHECK(sq_recover(&queue, &found) == SQ_OK);
+    }
+    close_queue(&queue);
+    CHECK(count_files(queue.file_name, false) == 0);
+    kill(child, SIGKILL);
+    CHECK(waitpid(child, NULL, 0) == child);
+}
+
+/* ---- invitations ---- */
+
+static void accept_and_leave(void *argument) {
+    family *f = argument;
+    sq_queue own;
+    uint64_t value;
+    const char *name = f->queue.file_name;
+    wait_for(f->go);
+    CHECK(sq_queue_accept(&own, name, f->ready[0]) == SQ_OK);
+    CHECK(take_value(&own, &value) == SQ_OK && value == 3);
+    close_queue(&own);
+    CHECK(count_files(name, false) == 0);
+}
+
+static void an_invitation_keeps_the_queue(void) {
+    family f;
+    open_family(&f, options_of(MPMC, 0, 64));
+    CHECK(put_value(&f.queue, 3) == SQ_OK);
+    f.ready[0] = sq_queue_invite(&f.queue);
+    CHECK(f.ready[0] >= 0);
+    pid_t child = start_process(accept_and_leave, &f);
+    close(f.ready[0]);
+    close_queue(&f.queue);
+    CHECK(count_files(f.queue.file_name, false) == 1);
+    tell(f.go);
+    expect_exit(child);
+}
+
+static void the_last_invitation_removes_the_queue(void) {
+    sq_queue queue;
+    create_with(&queue, options_of(MPMC, 0, 64));
+    int invitation = sq_queue_invite(&queue);
+    CHECK(invitation >= 0);
+    sq_queue_leave(&queue);
+    CHECK(count_files(queue.file_name, false) == 1);
+    sq_queue_end_invitation(&queue, invitation);
+    CHECK(count_files(queue.file_name, false) == 0);
+    sq_queue_unmap(&queue);
+}
+
+/* Who finds the table full was a member for a moment, in which the others may all have left. */
+static void a_newcomer_in_vain_removes_the_queue(void) {
+    sq_queue queue, second, newcomer;
+    sq_membership membership;
+    sq_options options = options_of(MPMC, 0, 64);
+    options.participants = 2;
+    create_with(&queue, options);
+    CHECK(sq_queue_attach(&second, queue.file_name) == SQ_OK);
+    int fd;
+    CHECK(sq_segment_open(queue.file_name, &fd) == SQ_OK);
+    CHECK(sq_lock_try(fd, SQ_LOCK_MEMBERS, SQ_LOCK_SHARED) == SQ_OK);
+    CHECK(sq_participant_enter(&queue, &membership, false) == SQ_TABLE_FULL && membership.fd < 0);
+    close_queue(&second);
+    close_queue(&queue);
+    CHECK(count_files(queue.file_name, false) == 1); /* it stands in the door */
+    close(fd);
+    CHECK(sq_queue_attach(&newcomer, queue.file_name) == SQ_OK);
+    close_queue(&newcomer);
+    CHECK(count_files(queue.file_name, false) == 0);
+}
+
+/* A child that knows nothing of the queue, as one that a library forks, does not keep alive what
+ * its parent had locked, not even what it was about to lock. */
+static void inherit_and_wait(void *argument) {
+    wait_for(((family *)argument)->go);
+}
+
+static void lock_all_and_die(void *argument) {
+    family *f = argument;
+    static sq_queue own;
+    sq_membership membership;
+    CHECK(sq_queue_attach(&own, f->queue.file_name) == SQ_OK);
+    CHECK(sq_participant_enter(&own, &membership, false) == SQ_OK);
+    CHECK(sq_lock_try(own.segment.fd, SQ_LOCK_RECOVERY, SQ_LOCK_EXCLUSIVE) == SQ_OK);
+    pid_t child = fork();
+    CHECK(child >= 0);
+    if (child == 0) {
+        prctl(PR_SET_PDEATHSIG, 0);
+        tell(f->ready);
+        inherit_and_wait(f);
+        _exit(0);
+    }
+    wait_for(f->ready);
+}
+
+static void a_child_that_knows_nothing_keeps_nothing(void) {
+    family f;
+    open_family(&f, options_of(MPMC, 0, 64));
+    run_and_kill(lock_all_and_die, &f);
+    CHECK(recover_now(&f.queue) == 2);
+    tell(f.go);
+    close_queue(&f.queue);
+    CHECK(count_files(f.queue.file_name, false) == 0);
+}
+
+/* Two threads fork at the same time, each for a child of its own: neither child has the other's
+ * place. */
+static void *fork_in_a_thread(void *argument) {
+    family *f = argument;
+    pid_t child = fork_with(&f->queue, take_part_and_wait, f);
+    f->chunk = (uint32_t)child;
+    return NULL;
+}
+
+static void the_memberships_of_two_forks_are_apart(void) {
+    family f;
+    sq_membership other;
+    pthread_t thread;
+    open_family(&f, options_of(MPMC, 0, 64));
+    CHECK(sq_queue_fork_prepare(&f.queue, &other) ==
+          SQ_OK); /* by this thread, which has not forked */
+    CHECK(pthread_create(&thread, NULL, fork_in_a_thread, &f) == 0);
+    CHECK(pthread_join(thread, NULL) == 0);
+    wait_for(f.ready);
+    CHECK(recover_now(&f.queue) == 0);
+    sq_queue_fork_parent(&f.queue, &other);
+    CHECK(recover_now(&f.queue) == 1); /* the child of the other thread does not hold it */
+    tell(f.go);
+    expect_exit((pid_t)f.chunk);
     close_queue(&f.queue);
 }
 
@@ -444,42 +639,65 @@ static char state_of(pid_t pid) {
     return state[2];
 }
 
-static uint64_t identity_of(pid_t pid) {
-    char path[64], text[512];
-    unsigned long long start;
-    snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
-    FILE *file = fopen(path, "r");
-    CHECK(file != NULL && fgets(text, sizeof text, file) != NULL);
-    fclose(file);
-    CHECK(sscanf(strrchr(text, ')') + 2,
-                 "%*c %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %llu",
-                 &start) == 1);
-    return (uint64_t)start << 22 | (uint64_t)pid;
+static void attach_and_end_the_first_thread(void *argument) {
+    family *f = argument;
+    static sq_queue own;
+    CHECK(sq_queue_attach(&own, f->queue.file_name) == SQ_OK);
+    tell(f->ready);
+    end_the_first_thread(&f->go[0]);
+}
+
+static void attach_and_end(void *argument) {
+    sq_queue own;
+    CHECK(sq_queue_attach(&own, ((family *)argument)->queue.file_name) == SQ_OK);
 }
 
 static void the_living_are_told_from_the_dead(void) {
-    uint64_t self = sq_process_identity();
-    CHECK(self == identity_of(getpid()) && sq_process_pid(self) == (uint32_t)getpid());
-    CHECK(sq_process_alive(self));
-    CHECK(!sq_process_alive(self + (UINT64_C(1) << 22))); /* a later bearer of the pid */
-
-    pid_t child = start_process(nothing, NULL);
+    family f;
     siginfo_t info;
-    CHECK(waitid(P_PID, (id_t)child, &info, WEXITED | WNOWAIT) == 0);
-    uint64_t zombie = identity_of(child);
-    CHECK(state_of(child) == 'Z' && !sq_process_alive(zombie));
-    expect_exit(child);
-    CHECK(!sq_process_alive(zombie));
+    open_family(&f, options_of(MPMC, 0, 64));
+    CHECK(sq_participant_lives(&f.queue, 0) && !sq_participant_is_dead(&f.queue, 0));
+    CHECK(!sq_participant_lives(&f.queue, 1) && !sq_participant_is_dead(&f.queue, 1));
 
-    int ends[2];
-    CHECK(pipe(ends) == 0);
-    child = start_process(end_the_first_thread, &ends[0]);
+    pid_t child = start_process(attach_and_end, &f); /* it ends without leaving */
+    CHECK(waitid(P_PID, (id_t)child, &info, WEXITED | WNOWAIT) == 0);
+    CHECK(state_of(child) == 'Z' && sq_participant_is_dead(&f.queue, 1)); /* a zombie */
+    expect_exit(child);
+    CHECK(recover_now(&f.queue) == 1);
+
+    child = start_process(attach_and_end_the_first_thread, &f);
+    wait_for(f.ready);
     while (state_of(child) != 'Z') {
         usleep(1000);
     }
-    CHECK(sq_process_alive(identity_of(child)));
-    CHECK(write(ends[1], "x", 1) == 1);
+    CHECK(sq_participant_lives(&f.queue, 1));
+    tell(f.go);
     expect_exit(child);
+    CHECK(recover_now(&f.queue) == 1);
+    close_queue(&f.queue);
+}
+
+/* Whoever cannot tell must not conclude that somebody is dead: here the descriptor is gone, or
+ * stands for another file. */
+static void a_lost_descriptor_makes_nobody_dead(void) {
+    sq_queue queue, other;
+    uint32_t found;
+    uint64_t value;
+    create_with(&queue, options_of(MPMC, 0, 64));
+    CHECK(sq_queue_attach(&other, queue.file_name) == SQ_OK);
+    int lost = other.segment.fd;
+    close(lost);
+    CHECK(!sq_participant_is_dead(&other, 0) && sq_recover(&other, &found) == SQ_SYSTEM);
+    int null = open("/dev/null", O_RDWR);
+    CHECK(dup2(null, lost) == lost);
+    CHECK(!sq_participant_is_dead(&other, 0) && sq_recover(&other, &found) == SQ_SYSTEM);
+    sq_shutdown(&other, false);
+    CHECK(take_value(&other, &value) == SQ_SYSTEM); /* nor is a queue at its end for it */
+    CHECK(!sq_participant_is_dead(&queue, 1));      /* and who lost it still lives */
+    sq_queue_leave(&other);
+    sq_queue_unmap(&other);
+    CHECK(fcntl(lost, F_GETFD) >= 0); /* what stands there now is not ours to close */
+    close_queue(&queue);
 }
 
 int main(void) {
@@ -498,9 +716,17 @@ int main(void) {
         TEST(a_name_left_by_the_dead_is_free),
         TEST(the_last_survivor_unlinks),
         TEST(a_child_is_a_participant_of_its_own),
-        TEST(a_child_that_stays_longer_unlinks),
+        TEST(a_child_outlives_a_parent_that_leaves_at_once),
+        TEST(a_parent_that_dies_is_told_from_its_child),
         TEST(a_child_for_which_there_is_no_entry),
+        TEST(who_executes_another_program_has_left),
+        TEST(an_invitation_keeps_the_queue),
+        TEST(the_last_invitation_removes_the_queue),
+        TEST(a_newcomer_in_vain_removes_the_queue),
+        TEST(a_child_that_knows_nothing_keeps_nothing),
+        TEST(the_memberships_of_two_forks_are_apart),
         TEST(the_living_are_told_from_the_dead),
+        TEST(a_lost_descriptor_makes_nobody_dead),
     };
     return RUN_TESTS(tests);
 }

@@ -141,7 +141,7 @@ static void the_dead_had_all_copies(void) {
         open_queue(mode, 4);
         put_messages(&queue, 0, 0, 4, &INLINE_BODIES);
         run_and_kill(claim_all_and_die, &n);
-        CHECK(sq_recover(&queue, 0) == 1);
+        CHECK(recover_now(&queue) == 1);
         CHECK(sq_queue_enrol_consumer(&queue) == SQ_OK);
         put_messages(&queue, 0, 4, 1, &INLINE_BODIES);
         for (uint32_t i = 0; i < 4; i++) {
@@ -183,7 +183,7 @@ static void leases_of_one_that_is_gone(bool dead) {
             put_messages(&queue, 0, 0, 8, kinds[kind]);
             if (dead) {
                 run_and_kill(claim_some_and_die, NULL);
-                CHECK(sq_recover(&queue, 0) == 1);
+                CHECK(recover_now(&queue) == 1);
             } else {
                 expect_exit(start_process(claim_some_and_die, &queue));
             }
@@ -267,9 +267,9 @@ static void pins_of_the_dead_are_gone(void) {
             if (taken_first) {
                 CHECK(take_message(&queue, &m) == 0); /* its chunk is left to the dead one */
                 CHECK(chunks_in_use(&queue) == 1);
-                CHECK(sq_recover(&queue, 0) == 1);
+                CHECK(recover_now(&queue) == 1);
             } else {
-                CHECK(sq_recover(&queue, 0) == 1);
+                CHECK(recover_now(&queue) == 1);
                 CHECK(claim(&queue, &m, &chunk) == 0);
                 sq_chunk_release(&queue, chunk);
             }

@@ -187,7 +187,7 @@ static void nothing_is_touched_that_has_no_memory(void) {
         sq_await_message(&queue, 1);
         CHECK(sq_spin_room(&other, 1));
         CHECK(sq_size(&other) == 0 && sq_check_cursors(&other) == SQ_OK);
-        sq_recover(&other, 0);
+        recover_now(&other);
         CHECK(bytes_in_memory(&queue) == size);
         for (uint32_t i = 0; i < capacity; i++) {
             CHECK(put_value(&queue, i) == SQ_OK);

@@ -1,7 +1,6 @@
 /* Deaths, each at a place where it hurts: what the dying process did until then is done by hand,
  * then it is killed, and the survivor must get everything, once, or flagged. */
 #include "messages.h"
-#include "process.h"
 
 static sq_queue queue; /* the survivor's handle */
 
@@ -33,7 +32,7 @@ static void expect(uint64_t first, uint32_t n, uint32_t redelivered) {
 }
 
 static void finish(void) {
-    sq_recover(&queue, 0);
+    recover_now(&queue);
     CHECK(chunks_in_use(&queue) == 0);
     put_messages(&queue, 0, 100, 64, &CHUNK_BODIES); /* every slot is of use */
     expect(100, 64, 0);
@@ -66,7 +65,7 @@ static void a_claim_of(const bodies *kind) {
     open_queue(MPMC);
     put_messages(&queue, 0, 0, 5, kind);
     kill_after(claim_and_die);
-    sq_recover(&queue, 0);
+    recover_now(&queue);
     expect(0, 5, 2);
     finish();
 }
@@ -80,7 +79,7 @@ static void intents_alone_change_nothing(void) {
     open_queue(MPMC);
     put_messages(&queue, 0, 0, 3, &INLINE_BODIES);
     kill_after(intend_and_die);
-    sq_recover(&queue, 0);
+    recover_now(&queue);
     expect(0, 3, 0);
     finish();
 }
@@ -96,7 +95,7 @@ static void chunks_that_were_never_put(void) {
     open_queue(MPMC);
     kill_after(own_a_chunk_and_die);
     CHECK(chunks_in_use(&queue) == 2);
-    CHECK(sq_recover(&queue, 0) == 1);
+    CHECK(recover_now(&queue) == 1);
     finish();
 }
 
@@ -126,14 +125,15 @@ static void leases_in(uint32_t mode) {
     open_queue(mode);
     put_messages(&queue, 0, 0, 5, &CHUNK_BODIES);
     kill_after(lease_and_die);
-    sq_recover(&queue, 0);
+    recover_now(&queue);
     CHECK(sq_queue_enrol_consumer(&queue) == SQ_OK);
     expect(0, 5, 3);
     finish();
 }
 
 static void recover_and_die(sq_queue *own) {
-    atomic_store(&own->header->recoverer, own->id);
+    CHECK(sq_lock_try(own->segment.fd, SQ_LOCK_RECOVERY, SQ_LOCK_EXCLUSIVE) == SQ_OK);
+    atomic_store(&own->header->recoverer, (uint32_t)getpid());
 }
 
 static void a_recoverer(void) {
@@ -141,7 +141,7 @@ static void a_recoverer(void) {
     put_messages(&queue, 0, 0, 3, &INLINE_BODIES);
     kill_after(claim_and_die);
     kill_after(recover_and_die);
-    CHECK(sq_recover(&queue, 0) == 2);
+    CHECK(recover_now(&queue) == 2);
     expect(0, 3, 2);
     finish();
 }
@@ -164,12 +164,21 @@ static void a_stale_intent_of_the_living_only_delays(void) {
     open_queue(MPMC);
     kill_after(reserve_and_die);
     atomic_store(&queue.self->put_intent, sq_intent(1, 1));
-    CHECK(sq_recover(&queue, 0) == 0);
+    uint32_t found;
+    CHECK(sq_recover(&queue, &found) == SQ_BUSY && found == 0);
     atomic_store(&queue.self->put_intent, 0);
-    CHECK(sq_recover(&queue, 0) == 1);
+    CHECK(recover_now(&queue) == 1);
     put_messages(&queue, 0, 1, 1, &INLINE_BODIES);
     expect(0, 2, 0);
     finish();
+}
+
+static void be_recoverer(const sq_queue *other) {
+    CHECK(sq_lock_try(other->segment.fd, SQ_LOCK_RECOVERY, SQ_LOCK_EXCLUSIVE) == SQ_OK);
+}
+
+static void be_recoverer_no_more(const sq_queue *other) {
+    sq_lock_drop(other->segment.fd, SQ_LOCK_RECOVERY);
 }
 
 /* Another one is at it, and may have looked before the last death. */
@@ -178,18 +187,45 @@ static void a_recoverer_at_work_is_told_from_nobody_dead(void) {
     sq_queue other;
     open_queue(MPMC);
     CHECK(sq_queue_attach(&other, queue.file_name) == SQ_OK);
+    be_recoverer(&other);
+    CHECK(sq_recover(&queue, &found) == SQ_OK && found == 0);
     kill_after(reserve_and_die);
-    atomic_store(&queue.header->recoverer, other.id);
-    CHECK(!sq_try_recover(&queue, &found) && found == 0);
-    atomic_store(&queue.header->recoverer, 0);
-    CHECK(sq_try_recover(&queue, &found) && found == 1);
-    CHECK(sq_try_recover(&queue, &found) && found == 0);
+    CHECK(sq_recover(&queue, &found) == SQ_BUSY && found == 0);
+    be_recoverer_no_more(&other);
+    CHECK(sq_recover(&queue, &found) == SQ_OK && found == 1);
+    CHECK(sq_recover(&queue, &found) == SQ_OK && found == 0);
     close_queue(&other);
     close_queue(&queue);
 }
 
-/* That one, stopped where it stands, keeps nobody from seeing the end; it gets the messages. */
-static void a_stale_intent_of_the_living_at_the_end(void) {
+/* While another one is settling the dead, a drained queue has not ended: a message may come back.
+ */
+static void no_end_while_another_recovers(void) {
+    uint64_t value;
+    sq_queue other;
+    open_queue(MPMC);
+    CHECK(sq_queue_attach(&other, queue.file_name) == SQ_OK);
+    put_messages(&queue, 0, 0, 2, &INLINE_BODIES);
+    kill_after(claim_and_die);
+    sq_shutdown(&queue, false);
+    be_recoverer(&other);
+    CHECK(take_value(&queue, &value) == SQ_EMPTY);
+    CHECK(!sq_spin_message(&queue, 1)); /* and whoever waits does not spin */
+    sq_await_message(&queue, 1);
+    CHECK(take_value(&queue, &value) == SQ_EMPTY);
+    be_recoverer_no_more(&other);
+    for (uint64_t number = 0; number < 2; number++) {
+        message m;
+        CHECK(take_message(&queue, &m) == 1 && m.number == number);
+    }
+    CHECK(take_value(&queue, &value) == SQ_CLOSED);
+    close_queue(&other);
+    close_queue(&queue);
+}
+
+/* Nor while a living participant's intent covers what a dead one held: its owner shows in a moment.
+ */
+static void no_end_while_an_intent_of_the_living_is_stale(void) {
     open_queue(MPMC);
     put_messages(&queue, 0, 0, 2, &INLINE_BODIES);
     kill_after(claim_and_die);
@@ -198,27 +234,79 @@ static void a_stale_intent_of_the_living_at_the_end(void) {
     CHECK(sq_queue_attach(&other, queue.file_name) == SQ_OK);
     atomic_store(&other.self->take_intent, sq_intent(0, 2));
     uint64_t value;
-    CHECK(take_value(&queue, &value) == SQ_CLOSED);
+    CHECK(take_value(&queue, &value) == SQ_EMPTY);
     atomic_store(&other.self->take_intent, 0);
     for (uint64_t number = 0; number < 2; number++) {
         message m;
-        CHECK(take_message(&other, &m) == 1 && m.number == number);
+        CHECK(take_message(&queue, &m) == 1 && m.number == number);
     }
     CHECK(take_value(&other, &value) == SQ_CLOSED);
     close_queue(&other);
     close_queue(&queue);
 }
 
-/* As if its pid had come to us meanwhile: it is told by the time it started. */
-static void one_whose_pid_we_bear_now(void) {
+/* A dead producer's chunk, and then its recoverer's death half-way: no chunk is left to nobody. The
+ * first producer dies between the commit of its slot and the move of the tail. */
+static void write_and_die(sq_queue *own) {
+    CHECK(sq_queue_enrol_producer(own) == SQ_OK);
+    uint64_t tail = atomic_load(&own->header->tail);
+    message m;
+    write_message(&m, 0, 7, &CHUNK_BODIES);
+    sq_item item = item_of(own, &m, &CHUNK_BODIES);
+    sq_slot *slot = sq_segment_slot(&own->segment, tail);
+    memcpy(slot->body, &item.chunk, sizeof item.chunk);
+    slot->storage = SQ_IN_CHUNK;
+    atomic_store(&sq_chunk_at(own, item.chunk)->place, tail + 1);
+    atomic_store(&slot->sequence, sq_sequence(own, tail, SQ_COMMITTED));
+}
+
+static void a_producer_and_then_its_recoverer(void) {
+    open_queue(SPMC);
+    kill_after(write_and_die);
+    kill_after(recover_and_die);
+    CHECK(sq_queue_enrol_producer(&queue) == SQ_OK); /* which settles both */
+    CHECK(put_value(&queue, 1) == SQ_OK);
+    uint64_t value;
+    CHECK(take_value(&queue, &value) == SQ_OK && value == 1);
+    finish();
+}
+
+static void acquire_and_die(sq_queue *own) {
+    uint32_t chunk;
+    CHECK(sq_queue_enrol_producer(own) == SQ_OK);
+    CHECK(put_value(own, 1) == SQ_OK); /* where the one before had written its slot */
+    message m;
+    CHECK(sq_chunk_acquire(own, write_message(&m, 0, 7, &CHUNK_BODIES), &chunk) == SQ_OK);
+}
+
+/* A chunk's next owner dies before it gave it a place: that of its former message is not taken for
+ * it. */
+static void a_chunk_with_a_former_place(void) {
+    open_queue(SPMC);
+    kill_after(write_and_die);
+    CHECK(recover_now(&queue) == 1);
+    kill_after(acquire_and_die);
+    CHECK(recover_now(&queue) == 1);
+    uint64_t value;
+    CHECK(take_value(&queue, &value) == SQ_OK && value == 1);
+    CHECK(sq_queue_enrol_producer(&queue) == SQ_OK);
+    finish();
+}
+
+/* The next participant in a dead one's entry is another one, whatever its pid. */
+static void the_next_in_an_entry_is_another_one(void) {
+    sq_queue other;
     open_queue(MPMC);
-    put_messages(&queue, 0, 0, 3, &INLINE_BODIES);
-    kill_after(claim_and_die);
-    sq_participant *dead = sq_segment_participant(&queue.segment, 1);
-    CHECK(sq_process_pid(atomic_load(&dead->identity)) != (uint32_t)getpid());
-    atomic_store(&dead->identity, sq_process_identity() - (UINT64_C(1) << 22));
-    CHECK(sq_recover(&queue, 0) == 1);
-    expect(0, 3, 2);
+    kill_after(reserve_and_die);
+    uint64_t dead = atomic_load(&sq_entry_at(&queue, 1)->identity);
+    CHECK(recover_now(&queue) == 1);
+    CHECK(sq_queue_attach(&other, queue.file_name) == SQ_OK && other.id == 2);
+    uint64_t next = atomic_load(&other.self->identity);
+    CHECK(sq_identity_pid(next) == (uint32_t)getpid() &&
+          next >> SQ_PID_BITS != dead >> SQ_PID_BITS);
+    CHECK(recover_now(&queue) == 0);
+    close_queue(&other);
+    expect(0, 1, 0);
     finish();
 }
 
@@ -255,8 +343,11 @@ int main(void) {
         TEST(a_sleeper),
         TEST(a_recoverer_at_work_is_told_from_nobody_dead),
         TEST(a_stale_intent_of_the_living_only_delays),
-        TEST(a_stale_intent_of_the_living_at_the_end),
-        TEST(one_whose_pid_we_bear_now),
+        TEST(no_end_while_another_recovers),
+        TEST(no_end_while_an_intent_of_the_living_is_stale),
+        TEST(a_producer_and_then_its_recoverer),
+        TEST(a_chunk_with_a_former_place),
+        TEST(the_next_in_an_entry_is_another_one),
     };
     return RUN_TESTS(tests);
 }

@@ -1,11 +1,11 @@
 /* Arithmetic of sequence words, intents and chunk words: no shared state is touched here. */
-#ifndef SQ_RING_WORDS_H
-#define SQ_RING_WORDS_H
+#ifndef SQ_WORDS_H
+#define SQ_WORDS_H
 
-#include "queue.h"
+#include "handle.h"
 
 /* Off the path that every message takes, so that the compiler keeps that one together. */
-#define SQ_SELDOM __attribute__((cold, noinline))
+#define SQ_COLD __attribute__((cold, noinline))
 
 /* 0 leaves out what a death is settled by: only to measure what that costs. */
 #ifndef SQ_RECOVERY
@@ -14,6 +14,11 @@
 
 static inline uint64_t sq_sequence(const sq_queue *queue, uint64_t position, unsigned state) {
     return (position >> queue->turn_shift) << 2 | state;
+}
+
+/* Bytes of a body that a slot can hold. */
+static inline uint32_t sq_inline_max(const sq_queue *queue) {
+    return queue->segment.slot_bytes - (uint32_t)sizeof(sq_slot);
 }
 
 /* An intent is a range of positions in one word: 48 bits of position, 16 of length. 0: none. */
@@ -49,7 +54,7 @@ static inline uint32_t sq_chunk_holder(uint64_t word) {
 static inline uint32_t sq_chunk_pinner(uint64_t word) {
     return word >> 16 & 0xffff;
 }
-/* What becomes of a chunk when its message is done with: free, unless its producer looks on. */
+/* What becomes of a chunk when its message is done with: free, unless its producer pins it. */
 static inline uint64_t sq_chunk_done_with(uint64_t word) {
     return sq_chunk_pinner(word) != 0 ? sq_chunk_word(SQ_CHUNK_PINNED, sq_chunk_pinner(word)) : 0;
 }
@@ -66,7 +71,7 @@ static inline uint32_t sq_chunk_index(uint32_t chunk) {
 }
 /* How many chunks of a size class have ever been used: the others are free. */
 static inline uint32_t sq_chunks_used(const sq_queue *queue, uint32_t size_class) {
-    /* acquire: what was owned before we looked is below the mark */
+    /* acquire, pairs with extend: a chunk that was owned before we look is below the mark */
     uint32_t used = atomic_load_explicit(&sq_segment_class(&queue->segment, size_class)->high_water,
                                          memory_order_acquire);
     return used < queue->segment.count[size_class] ? used : queue->segment.count[size_class];
@@ -80,6 +85,9 @@ static inline sq_chunk *sq_chunk_at(const sq_queue *queue, uint32_t chunk) {
     uint64_t index = queue->segment.first[sq_chunk_class(chunk)] + sq_chunk_index(chunk);
     return (sq_chunk *)(queue->segment.base + queue->segment.chunks_offset) + index;
 }
+static inline sq_participant *sq_entry_at(const sq_queue *queue, uint32_t index) {
+    return sq_segment_participant(&queue->segment, index);
+}
 
 /* Read a plain field of shared memory once, so that what is used is what was checked. */
 #define SQ_ONCE(field) (*(const volatile __typeof__(field) *)&(field))
@@ -87,12 +95,5 @@ static inline sq_chunk *sq_chunk_at(const sq_queue *queue, uint32_t chunk) {
 static inline uint32_t sq_slot_chunk(const sq_slot *slot) {
     return *(const volatile uint32_t *)slot->body;
 }
-
-/* Whether any participant's intent to put, or to take, covers the position. */
-bool sq_is_intended(const sq_queue *queue, uint64_t position, bool taking);
-
-/* Whether the slot of this position holds its message: the slot, not a chunk, then says what
- * becomes of it. */
-bool sq_slot_holds(const sq_queue *queue, uint64_t position);
 
 #endif

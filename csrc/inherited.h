@@ -1,0 +1,19 @@
+/* Descriptors that a forked child must not share.
+ *
+ * A lock belongs to an open file description, and a fork copies descriptors: the child would keep
+ * alive what its parent locked. So those through which the segments' files are locked are closed in
+ * every child that fork() makes, before it returns there. What is meant for a child, a membership,
+ * goes to the child of the thread that prepared it and to no other. */
+#ifndef SQ_INHERITED_H
+#define SQ_INHERITED_H
+
+#include <stdbool.h>
+
+/* Close fd in forked children, but, with `hand_on`, not in those of the calling thread. False: no
+ * memory is left to note it, and errno says so. */
+bool sq_inherited_add(int fd, bool hand_on);
+
+/* Forget it; what nobody added is ignored. */
+void sq_inherited_remove(int fd);
+
+#endif
