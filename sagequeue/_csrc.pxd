@@ -1,23 +1,23 @@
-# The C core's interface, as csrc/queue.h declares it.
+# The C core's interface, as the headers in csrc declare it.
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 cdef extern from "wait.h" nogil:
     uint64_t sq_now_ns()
 
-cdef extern from "process.h" nogil:
-    bint sq_process_alive(uint64_t identity)
-    uint32_t sq_process_pid(uint64_t identity)
-
-cdef extern from "queue.h" nogil:
-    ctypedef enum sq_status:
-        SQ_OK, SQ_EMPTY, SQ_FULL, SQ_CLOSED, SQ_NO_CHUNK, SQ_NO_MEMORY, SQ_CORRUPT, SQ_ROLE_TAKEN
-        SQ_TABLE_FULL, SQ_GONE, SQ_EXISTS, SQ_FOREIGN, SQ_INCOMPATIBLE, SQ_BAD_OPTION, SQ_SYSTEM
-
+cdef extern from "layout.h" nogil:
     enum:
         SQ_INLINE, SQ_IN_CHUNK
         SQ_SINGLE_PRODUCER, SQ_SINGLE_CONSUMER
-        SQ_CODEC_MAX, SQ_BATCH_MAX, SQ_SLOT_MAX, SQ_FILE_NAME_MAX
-        SQ_TAKEN_WORDS, SQ_CLAIM_MAX
+        SQ_SLOT_MAX
+
+    ctypedef struct sq_participant:
+        uint64_t identity
+
+cdef extern from "segment.h" nogil:
+    ctypedef enum sq_status:
+        SQ_OK, SQ_EMPTY, SQ_FULL, SQ_CLOSED, SQ_NO_CHUNK, SQ_NO_MEMORY, SQ_CORRUPT, SQ_ROLE_TAKEN
+        SQ_TABLE_FULL, SQ_GONE, SQ_EXISTS, SQ_FOREIGN, SQ_INCOMPATIBLE, SQ_BAD_OPTION, SQ_BUSY
+        SQ_SYSTEM
 
     ctypedef struct sq_options:
         uint64_t maxsize
@@ -29,9 +29,6 @@ cdef extern from "queue.h" nogil:
         uint32_t recovery_ms
         char codec[32]
 
-    ctypedef struct sq_participant:
-        uint64_t identity
-
     ctypedef struct sq_segment:
         uint64_t maxsize
         uint64_t bytes
@@ -40,16 +37,52 @@ cdef extern from "queue.h" nogil:
         uint32_t participants
         uint32_t mode
         uint64_t pool_bytes
+        uint64_t birth
         char codec[32]
 
     sq_participant *sq_segment_participant(const sq_segment *segment, uint32_t index)
+    void sq_external_unmap(unsigned char *data, uint64_t bytes)
 
+cdef extern from "handle.h" nogil:
     ctypedef struct sq_queue:
         sq_segment segment
         uint32_t id
         uint64_t limit
         bint producing
         bint consuming
+
+cdef extern from "words.h" nogil:
+    uint32_t sq_inline_max(const sq_queue *queue)
+
+cdef extern from "participant.h" nogil:
+    ctypedef struct sq_membership:
+        int fd
+        uint32_t id
+
+    uint32_t sq_identity_pid(uint64_t identity)
+    bint sq_participant_is_dead(const sq_queue *queue, uint32_t index)
+    bint sq_participant_lives(const sq_queue *queue, uint32_t index)
+
+cdef extern from "queue.h" nogil:
+    sq_status sq_queue_create(sq_queue *queue, const char *file_name, const sq_options *options)
+    sq_status sq_queue_attach(sq_queue *queue, const char *file_name)
+    sq_status sq_queue_open_readonly(sq_queue *queue, const char *file_name)
+    sq_status sq_queue_remove(const char *file_name, bint force)
+    sq_status sq_queue_fork_prepare(sq_queue *queue, sq_membership *child)
+    void sq_queue_fork_parent(sq_queue *queue, sq_membership *child)
+    sq_status sq_queue_fork_child(sq_queue *queue, sq_membership *own)
+    int sq_queue_invite(const sq_queue *queue)
+    void sq_queue_end_invitation(sq_queue *queue, int invitation)
+    sq_status sq_queue_accept(sq_queue *queue, const char *file_name, int invitation)
+    void sq_queue_leave(sq_queue *queue)
+    void sq_queue_unmap(sq_queue *queue)
+    sq_status sq_queue_enrol_producer(sq_queue *queue)
+    sq_status sq_queue_enrol_consumer(sq_queue *queue)
+
+cdef extern from "ring.h" nogil:
+    enum:
+        SQ_CLAIM_MAX
+        SQ_TAKEN_WORDS
 
     ctypedef struct sq_item:
         const void *body
@@ -66,27 +99,24 @@ cdef extern from "queue.h" nogil:
         uint8_t storage
         unsigned char body[]
 
-    sq_status sq_queue_create(sq_queue *queue, const char *file_name, const sq_options *options)
-    sq_status sq_queue_attach(sq_queue *queue, const char *file_name)
-    sq_status sq_queue_rejoin(sq_queue *queue)
-    sq_status sq_queue_look(sq_queue *queue, const char *file_name)
-    sq_status sq_queue_remove(const char *file_name, bint alive_too)
-    void sq_queue_leave(sq_queue *queue)
-    void sq_queue_unmap(sq_queue *queue)
-    sq_status sq_queue_enrol_producer(sq_queue *queue)
-    sq_status sq_queue_enrol_consumer(sq_queue *queue)
-
-    uint32_t sq_inline_max(const sq_queue *queue)
     size_t sq_taken_stride(const sq_queue *queue)
     sq_status sq_put(sq_queue *queue, const sq_item *items, uint32_t n, uint32_t *accepted)
     sq_status sq_take(sq_queue *queue, void *taken, uint32_t n, uint32_t *count)
     sq_status sq_claim(sq_queue *queue, void *taken, uint32_t n, uint32_t *count)
     sq_status sq_check_cursors(const sq_queue *queue)
-    uint64_t sq_size(const sq_queue *queue)
+    uint64_t sq_size(sq_queue *queue)
+    uint32_t sq_held_up_by(const sq_queue *queue, bint room)
+
+cdef extern from "control.h" nogil:
     void sq_shutdown(sq_queue *queue, bint immediate)
     bint sq_is_shutdown(const sq_queue *queue)
+    void sq_wake_all(sq_queue *queue)
+
+cdef extern from "tasks.h" nogil:
     sq_status sq_task_done(sq_queue *queue)
     uint64_t sq_unfinished(const sq_queue *queue)
+
+cdef extern from "await.h" nogil:
     void sq_await_message(sq_queue *queue, uint64_t timeout_ns)
     void sq_await_room(sq_queue *queue, uint64_t timeout_ns)
     void sq_await_chunk(sq_queue *queue, uint64_t bytes, uint64_t timeout_ns)
@@ -94,8 +124,8 @@ cdef extern from "queue.h" nogil:
     void sq_await_done(sq_queue *queue, uint64_t timeout_ns)
     bint sq_spin_message(sq_queue *queue, uint32_t rounds)
     bint sq_spin_room(sq_queue *queue, uint32_t rounds)
-    void sq_wake_all(sq_queue *queue)
 
+cdef extern from "pool.h" nogil:
     uint64_t sq_chunk_largest(const sq_queue *queue)
     sq_status sq_chunk_acquire(sq_queue *queue, uint64_t bytes, uint32_t *chunk)
     sq_status sq_copy_acquire(sq_queue *queue, uint32_t *chunk)
@@ -110,7 +140,12 @@ cdef extern from "queue.h" nogil:
                                   unsigned char **data)
     sq_status sq_external_map(sq_queue *queue, uint32_t chunk, uint64_t bytes,
                               unsigned char **data)
-    void sq_external_unmap(unsigned char *data, uint64_t bytes)
+
+cdef extern from "recovery.h" nogil:
+    sq_status sq_recover(sq_queue *queue, uint32_t *found)
+    uint32_t sq_recover_if_due(sq_queue *queue, uint64_t every_ns)
+
+cdef extern from "usage.h" nogil:
     ctypedef struct sq_usage:
         uint64_t chunk_bytes_held
         uint32_t slots_held
@@ -118,5 +153,3 @@ cdef extern from "queue.h" nogil:
         uint32_t leases
 
     sq_usage sq_usage_of(const sq_queue *queue)
-    uint32_t sq_recover(sq_queue *queue, uint64_t every_ns)
-    bint sq_try_recover(sq_queue *queue, uint32_t *found)

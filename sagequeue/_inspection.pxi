@@ -7,8 +7,8 @@ cdef list pids_of(const sq_queue *queue, bint alive):
     cdef list pids = []
     for i in range(queue.segment.participants):
         identity = sq_segment_participant(&queue.segment, i).identity
-        if identity != 0 and sq_process_alive(identity) == alive:
-            pids.append(sq_process_pid(identity))
+        if sq_participant_lives(queue, i) if alive else sq_participant_is_dead(queue, i):
+            pids.append(sq_identity_pid(identity))
     return pids
 
 
@@ -22,7 +22,7 @@ def look_at(str name):
     """What the segment of a queue says, as the keyword arguments of a QueueInfo."""
     cdef sq_queue queue
     cdef sq_usage used
-    cdef sq_status status = sq_queue_look(&queue, (PREFIX + name).encode("ascii"))
+    cdef sq_status status = sq_queue_open_readonly(&queue, (PREFIX + name).encode("ascii"))
     if status != SQ_OK:
         raise error_at(name, status)
     try:
@@ -45,6 +45,10 @@ def look_at(str name):
 
 def remove_segment(str name, bint alive_too):
     """Remove a queue's name; QueueExists when somebody alive takes part."""
-    cdef sq_status status = sq_queue_remove((PREFIX + name).encode("ascii"), alive_too)
+    cdef bytes file_name = (PREFIX + name).encode("ascii")
+    cdef uint64_t patience = sq_now_ns() + BUSY_PATIENCE_NS
+    cdef sq_status status = sq_queue_remove(file_name, alive_too)
+    while status == SQ_BUSY and pause(patience):
+        status = sq_queue_remove(file_name, alive_too)
     if status != SQ_OK:
         raise error_at(name, status)

@@ -41,6 +41,7 @@ from sagequeue.errors import (
     InvalidOption, LeaseEnded, OutOfSharedMemory, QueueClosed, QueueError, QueueExists,
     QueueNotFound, RoleConflict, ShutDown, TooManyParticipants,
 )
+from sagequeue.holdup import report_holdup
 from sagequeue.interruption import is_interruption, raise_interruption
 
 cdef extern from "pythread.h":
@@ -63,7 +64,8 @@ cdef enum:
 
 cdef uint64_t FOREVER = <uint64_t> -1
 cdef uint64_t RECOVER_EVERY_NS = 20_000_000  # by those who do not wait
-cdef uint64_t RECOVER_PATIENCE_NS = 1_000_000_000  # with another that is at it
+cdef uint64_t BUSY_PATIENCE_NS = 1_000_000_000  # with another that is at it
+cdef uint64_t HOLDUP_NS = 1_000_000_000  # of waiting for one participant, before it is reported
 cdef uint64_t POOL_PATIENCE_NS = 50_000_000  # without a free chunk, before a segment of its own
 # A wake-up or a signal that comes just before a wait begins is missed by it, but not for longer.
 cdef uint64_t LONGEST_WAIT_NS = 100_000_000
@@ -177,16 +179,25 @@ cdef class SharedQueue:
     cdef uint32_t held            # of them, chunks that are this participant's
     cdef uint32_t forks           # between the first process that had this handle and this one
     cdef uint32_t lost            # messages taken that could neither be delivered nor given back
+    cdef sq_status orphaned_by    # why there was no entry for this process
+    cdef int orphaned_errno
+    cdef uint32_t holdup_pid      # the participant that was waited for last
+    cdef uint64_t holdup_since    # 0: reported
     cdef uint32_t inline_max
     cdef bint mapped
     cdef bint pool_waits          # a chunk came free since the last one that did not come in time
     cdef Batch deferred           # taken, not yet delivered: oldest first
     cdef list decoded             # the items of a get_many() that was interrupted
+    cdef list invitations         # descriptors for a process that is, or was, being started
+    cdef object invited           # that process
     cdef Codec codec
     cdef readonly str name
     cdef object __weakref__
 
     __class_getitem__ = classmethod(GenericAlias)
+
+    def __cinit__(self):
+        self.invitations = []
 
     # ---- opening and closing ----
 
@@ -194,12 +205,13 @@ cdef class SharedQueue:
                 uint64_t pool_bytes, str codec, uint32_t max_participants, uint32_t recovery_ms):
         cdef sq_options options
         cdef sq_status status
+        cdef uint64_t patience
         memset(&options, 0, sizeof(options))
         options.maxsize = maxsize
         options.capacity = capacity
         options.slot_bytes = slot_size
         options.pool_bytes = pool_bytes
-        options.participants = max_participants + 1  # one serves newcomers to a full table
+        options.participants = max_participants
         options.recovery_ms = recovery_ms
         options.mode = {"spsc": 3, "mpsc": SQ_SINGLE_CONSUMER, "spmc": SQ_SINGLE_PRODUCER,
                         "mpmc": 0}[mode]
@@ -210,7 +222,10 @@ cdef class SharedQueue:
         try:
             register(self)
             self.codec = Codec(codec)
+            patience = sq_now_ns() + BUSY_PATIENCE_NS
             status = sq_queue_create(&self.queue, file_name, &options)
+            while status == SQ_BUSY and pause(patience):
+                status = sq_queue_create(&self.queue, file_name, &options)
             self.mapped = status == SQ_OK
             self.end_opening(status)
         except BaseException:
@@ -219,18 +234,36 @@ cdef class SharedQueue:
 
     def _attach(self, str name):
         cdef sq_status status
+        cdef uint64_t patience
         file_name = (PREFIX + name).encode("ascii")
         self.begin_opening(name)
         try:
             register(self)
+            patience = sq_now_ns() + BUSY_PATIENCE_NS
             status = sq_queue_attach(&self.queue, file_name)
-            self.mapped = status == SQ_OK
-            if self.mapped:
-                self.codec = Codec(self.queue.segment.codec.decode("ascii"))
-            self.end_opening(status)
+            while status == SQ_BUSY and pause(patience):
+                status = sq_queue_attach(&self.queue, file_name)
+            self.end_attaching(status)
         except BaseException:
             self.abandon_opening()
             raise
+
+    def _accept(self, str name, int invitation):
+        """Attach by a descriptor of :meth:`_invite`, which is closed."""
+        file_name = (PREFIX + name).encode("ascii")
+        self.begin_opening(name)
+        try:
+            register(self)
+            self.end_attaching(sq_queue_accept(&self.queue, file_name, invitation))
+        except BaseException:
+            self.abandon_opening()
+            raise
+
+    cdef int end_attaching(self, sq_status status) except -1:
+        self.mapped = status == SQ_OK
+        if self.mapped:
+            self.codec = Codec(self.queue.segment.codec.decode("ascii"))
+        return self.end_opening(status)
 
     cdef int begin_opening(self, str name) except -1:
         if self.state != NEW:
@@ -291,6 +324,7 @@ cdef class SharedQueue:
 
     cdef void leave(self) noexcept:
         self.state = LEFT
+        self.end_invitations()
         sq_queue_leave(&self.queue)
 
     cdef bint is_member(self) noexcept:
@@ -331,7 +365,12 @@ cdef class SharedQueue:
             self.report_lost()
         PyMem_Free(self.callers)
 
-    cdef void rejoin_after_fork(self) noexcept:
+    # ---- forks and new processes ----
+
+    cdef bint forks_with_us(self) noexcept:
+        return self.state == OPEN or (self.state == OPENING and self.mapped)
+
+    cdef void rejoin_after_fork(self, Membership membership) noexcept:
         """In the child: only the calls of the thread that forked are still at work."""
         cdef uint32_t i
         cdef uint32_t calls = self.inside
@@ -344,14 +383,40 @@ cdef class SharedQueue:
                 self.inside += 1
         if self.state == CLOSED:
             self.state = LEFT  # the parent's other thread leaves
-        elif self.state == OPEN or (self.state == OPENING and self.mapped):
-            if sq_queue_rejoin(&self.queue) != SQ_OK:
+        elif self.forks_with_us():
+            self.orphaned_by = sq_queue_fork_child(&self.queue, &membership.value)
+            self.orphaned_errno = errno
+            if self.orphaned_by != SQ_OK:
                 self.state = ORPHANED
 
     cdef void forget_parents_messages(self) noexcept:
         """In the child, when all handles have rejoined: this may run other code."""
         self.deferred = None
         self.decoded = None
+        self.end_invitations()
+
+    def _invite(self, object process):
+        """A descriptor that keeps the queue from being removed until `process`, which is being
+        started, has opened it. Ours is closed when that has begun: with the next invitation or when
+        we close."""
+        self.enter()
+        try:
+            if self.invited is not process:
+                self.end_invitations()
+                self.invited = process
+            invitation = sq_queue_invite(&self.queue)
+            if invitation < 0:
+                raise self.error_of(SQ_SYSTEM)
+            self.invitations.append(invitation)
+            return invitation
+        finally:
+            self.exit()
+
+    cdef void end_invitations(self) noexcept:
+        invitations, self.invitations = self.invitations, []
+        self.invited = None
+        for invitation in invitations:
+            sq_queue_end_invitation(&self.queue, invitation)
 
     # ---- the guard around every call ----
 
@@ -411,7 +476,7 @@ cdef class SharedQueue:
         if self.state == OPEN:
             return 0
         if self.state == ORPHANED:
-            raise self.error_of(SQ_TABLE_FULL)
+            raise self.error_of(self.orphaned_by, self.orphaned_errno)
         if self.state == NEW or self.state == OPENING:
             raise QueueClosed(
                 "this handle is not open yet: call SageQueue.__init__() first, or attach()"
@@ -421,9 +486,12 @@ cdef class SharedQueue:
             "open another handle with SageQueue.attach()"
         )
 
-    cdef object error_of(self, sq_status status):
+    cdef object error_of(self, sq_status status, int error=0):
         """The exception for a status, ready to be raised."""
         name = self.name
+        if status == SQ_SYSTEM:
+            error = error or errno
+            return QueueError(f"queue {name!r}: {os.strerror(error)} (errno {error})")
         if status == SQ_GONE:
             return QueueNotFound(
                 f"no queue named {name!r} on this machine; it was never created, or its last "
@@ -441,8 +509,8 @@ cdef class SharedQueue:
             )
         if status == SQ_INCOMPATIBLE:
             return IncompatibleSegment(
-                f"the segment of queue {name!r} is no queue of this version of sagequeue, or was "
-                "made in another pid namespace; run both ends with one version in one container"
+                f"the segment of queue {name!r} is no queue of this version of sagequeue; "
+                "run both ends with one version"
             )
         if status == SQ_CORRUPT:
             return CorruptSegment(
@@ -464,9 +532,13 @@ cdef class SharedQueue:
                 f"no room in /dev/shm for queue {name!r}; free some, make it larger, or lower "
                 "pool_bytes"
             )
-        if status == SQ_BAD_OPTION:
-            return InvalidOption(f"an option of queue {name!r} is out of range")
-        return QueueError(f"queue {name!r}: {os.strerror(errno)} (errno {errno})")
+        if status == SQ_BUSY:
+            return QueueError(
+                f"queue {name!r}: another process has been removing it, or settling what dead "
+                "participants left, for more than a second; it is stopped or gets no processor. "
+                "Continue or kill it and try again"
+            )
+        return InvalidOption(f"an option of queue {name!r} is out of range")
 
     # ---- waiting, with the GIL given up ----
 
@@ -476,7 +548,23 @@ cdef class SharedQueue:
         timeout_ns = min(timeout_ns, LONGEST_WAIT_NS)
         with nogil:
             wait(&self.queue, timeout_ns)
+        self.look_for_holdup(wait is sq_await_room)
         PyErr_CheckSignals()
+        return 0
+
+    cdef int look_for_holdup(self, bint room) except -1:
+        """Report a participant that keeps us waiting, once: it must be stopped."""
+        cdef uint32_t pid = sq_held_up_by(&self.queue, room)
+        cdef uint64_t now
+        if pid == 0 and self.holdup_pid == 0:
+            return 0
+        now = sq_now_ns()
+        if pid != self.holdup_pid:
+            self.holdup_pid = pid
+            self.holdup_since = now
+        elif self.holdup_since != 0 and now - self.holdup_since >= HOLDUP_NS:
+            self.holdup_since = 0
+            report_holdup(self.name, pid)
         return 0
 
     cdef int await_chunk(self, uint64_t size, uint64_t timeout_ns) except -1:
@@ -489,7 +577,15 @@ cdef class SharedQueue:
     # ---- put ----
 
     cdef int enrol_producer(self) except -1:
-        cdef sq_status status = sq_queue_enrol_producer(&self.queue)
+        return self.enrol(sq_queue_enrol_producer)
+
+    cdef int enrol(self, sq_status (*enrol)(sq_queue *) noexcept nogil) except -1:
+        cdef uint32_t forks = self.forks
+        cdef uint64_t patience = sq_now_ns() + BUSY_PATIENCE_NS
+        cdef sq_status status = enrol(&self.queue)
+        while status == SQ_BUSY and pause(patience):
+            self.check_call(forks)
+            status = enrol(&self.queue)
         if status != SQ_OK:
             raise self.error_of(status)
         return 0
@@ -527,7 +623,7 @@ cdef class SharedQueue:
         """Whether there is room but for a slot that is being read, or whose reader is dead."""
         return sq_size(&self.queue) < self.queue.limit and (
             sq_spin_room(&self.queue, ROUNDS_TO_RELEASE)
-            or sq_recover(&self.queue, RECOVER_EVERY_NS) > 0)
+            or sq_recover_if_due(&self.queue, RECOVER_EVERY_NS) > 0)
 
     cdef object full_error(self):
         return Full(f"queue {self.name!r} is full: {self.queue.limit} items are waiting")
@@ -813,10 +909,7 @@ cdef class SharedQueue:
     # ---- get ----
 
     cdef int enrol_consumer(self) except -1:
-        cdef sq_status status = sq_queue_enrol_consumer(&self.queue)
-        if status != SQ_OK:
-            raise self.error_of(status)
-        return 0
+        return self.enrol(sq_queue_enrol_consumer)
 
     cdef int take(self, void *taken, uint32_t n, uint32_t *count, uint32_t forks, bint claim,
                   bint block, uint64_t deadline) except -1:
@@ -845,7 +938,7 @@ cdef class SharedQueue:
                 continue
             left = left_until(deadline) if block else 0
             if left == 0:
-                if sq_size(&self.queue) > 0 and sq_recover(&self.queue, RECOVER_EVERY_NS) > 0:
+                if sq_size(&self.queue) > 0 and sq_recover_if_due(&self.queue, RECOVER_EVERY_NS) > 0:
                     continue  # what is there was behind a dead one's slot
                 raise Empty(f"queue {self.name!r} is empty")
             if sq_check_cursors(&self.queue) != SQ_OK:
@@ -1253,13 +1346,23 @@ cdef class SharedQueue:
         before the call is found, unless another participant is at it for more than a second.
         """
         cdef uint32_t found = 0
-        cdef uint64_t patience = sq_now_ns() + RECOVER_PATIENCE_NS
+        cdef uint32_t settled = 0
+        cdef sq_status status
+        cdef uint64_t patience = sq_now_ns() + BUSY_PATIENCE_NS
         cdef uint32_t forks = self.forks
         self.enter()
         try:
-            while not sq_try_recover(&self.queue, &found) and pause(patience):
+            while True:
+                with nogil:
+                    status = sq_recover(&self.queue, &found)
+                settled += found
                 self.check_call(forks)
-            return found
+                if status != SQ_BUSY or not pause(patience):
+                    break
+                self.check_call(forks)
+            if status != SQ_OK and status != SQ_BUSY:
+                raise self.error_of(status)
+            return settled
         finally:
             self.exit()
 
@@ -1289,14 +1392,65 @@ cdef int register(SharedQueue handle) except -1:
     return 0
 
 
+@cython.final
+cdef class Membership:
+    """A participant that a child is to be: entered before the fork, for one handle."""
+    cdef sq_membership value
+    cdef SharedQueue handle
+
+    def __cinit__(self):
+        self.value.fd = -1
+
+    cdef void close(self) noexcept:
+        """In the parent, or when there was no fork after all."""
+        if self.value.fd >= 0:
+            sq_queue_fork_parent(&self.handle.queue, &self.value)
+
+
+cdef dict forks_begun = {}  # thread -> the memberships for the child that it is about to fork
+cdef Membership no_membership = Membership()
+
+
+def _prepare_fork():
+    cdef SharedQueue handle
+    cdef Membership membership
+    cdef list memberships = []
+    forks_begun[PyThread_get_thread_ident()] = memberships
+    for reference in list(handles):
+        handle = reference()
+        if handle is not None and handle.forks_with_us():
+            membership = Membership()
+            membership.handle = handle
+            memberships.append(membership)
+            sq_queue_fork_prepare(&handle.queue, &membership.value)
+
+
+def _end_fork_in_parent():
+    cdef Membership membership
+    for membership in forks_begun.pop(PyThread_get_thread_ident(), ()):
+        membership.close()
+
+
+cdef Membership membership_of(SharedQueue handle, list memberships):
+    cdef Membership membership
+    cdef Py_ssize_t i
+    for i in range(len(memberships)):
+        membership = memberships[i]
+        if membership.handle is handle:
+            return membership
+    return no_membership
+
+
 def _rejoin_all():
     cdef Py_ssize_t i
     cdef SharedQueue handle
+    cdef list memberships = forks_begun.pop(PyThread_get_thread_ident(), [])
     # No code of others runs before all have rejoined: it would act as the parent.
     for i in range(len(handles)):
         handle = handles[i]()
         if handle is not None:
-            handle.rejoin_after_fork()
+            handle.rejoin_after_fork(membership_of(handle, memberships))
+    forks_begun.clear()
     for reference in list(handles):
         handle = reference()
         if handle is not None:
@@ -1317,6 +1471,8 @@ def _close_at_exit(_token=None):
     util.Finalize(None, _close_all, exitpriority=-100)
 
 
-os.register_at_fork(after_in_child=_rejoin_all)
+os.register_at_fork(
+    before=_prepare_fork, after_in_parent=_end_fork_in_parent, after_in_child=_rejoin_all
+)
 util.register_after_fork(_rejoin_all, _close_at_exit)
 _close_at_exit()

@@ -6,9 +6,12 @@ import logging
 import os
 import re
 import secrets
+import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from multiprocessing.context import get_spawning_popen
+from multiprocessing.reduction import DupFd
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from sagequeue._shared import SharedQueue
@@ -180,11 +183,34 @@ class SageQueue(SharedQueue[T], Closing, Generic[T]):
             yield item
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (type(self).attach, (self.name,))
+        process = get_spawning_popen()
+        if process is None:
+            return (type(self).attach, (self.name,), self._state_to_send())
+        # The queue stays for the process that is being started, even if we close before it runs.
+        invitation = DupFd(self._invite(process))
+        return (_accept, (type(self), self.name, invitation), self._state_to_send())
+
+    def _state_to_send(self) -> Any:
+        """What a subclass has beside the queue, as pickle would ask for it; or None."""
+        if sys.version_info >= (3, 11) or hasattr(self, "__getstate__"):
+            state = self.__getstate__()
+        else:
+            state = self.__dict__
+        if isinstance(state, dict):
+            state = {name: value for name, value in state.items() if name != "logger"}
+        return state or None
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else f"{self.qsize()} waiting"
         return f"<{type(self).__name__} {self.name!r} {self.mode}, {state}>"
+
+
+def _accept(cls: type[SageQueue[T]], name: str, invitation: Any) -> SageQueue[T]:
+    """A handle for a process that was started with one among its arguments."""
+    queue = cls.__new__(cls)
+    queue.logger = logging.getLogger("sagequeue")
+    queue._accept(name, invitation.detach())
+    return queue
 
 
 @dataclass(frozen=True)
