@@ -55,7 +55,7 @@ Operation = Callable[[Queue], object]
 E = TypeVar("E", bound=BaseException)
 
 CALLS = 40  # in a round
-ROUNDS = 15
+ROUNDS = 50
 
 
 # ---- what could grow ----
@@ -191,7 +191,11 @@ def call_stored() -> str:
     return "loaded"
 
 
-stored: Callable[[], object] = lambda: None  # noqa: E731
+def nothing() -> None:
+    pass
+
+
+stored: Callable[[], object] = nothing
 
 
 class WhenPickled:
@@ -218,6 +222,9 @@ class WhenLoaded:
 
 
 def interrupt() -> None:
+    """As Ctrl-C does, once: what could not be loaded for it comes again."""
+    global stored
+    stored = nothing
     raise KeyboardInterrupt
 
 
@@ -320,7 +327,8 @@ def keep_what_was_claimed(queue: Queue, item: Any) -> None:
     with queue.claim() as lease:
         kept = lease.item
     del lease
-    put_and_get(queue, kept)
+    put_and_get(queue, 1)
+    del kept
 
 
 for way in (put_and_get, put_many_and_get_many, put_many_of_an_iterator, claim_and_release,
@@ -489,10 +497,12 @@ def cannot_be_unpickled_in_place(queue: Queue) -> None:
 
 @row()
 def unpickling_that_is_interrupted(queue: Queue) -> None:
-    queue.put(WhenLoaded(interrupt))
-    raises(KeyboardInterrupt, queue.get)
-    queue.put_many([1, CHUNK, WhenLoaded(interrupt), OWN])
-    drain(queue, KeyboardInterrupt)
+    for before in ([], [np.ones(9000), np.ones(40_000)]):
+        queue.put([before, WhenLoaded(interrupt)])
+        raises(KeyboardInterrupt, queue.get)
+        drain(queue)
+        queue.put_many([1, CHUNK, [before, WhenLoaded(interrupt)], OWN])
+        drain(queue, KeyboardInterrupt)
 
 
 @row(codec="raw")
@@ -823,14 +833,16 @@ def waiting_that_is_interrupted(queue: Queue) -> None:
     def ring(*_: object) -> None:
         raise Interrupted
 
+    def interrupted(call: Callable[[], object]) -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0.0005)
+        call()
+
     before = signal.signal(signal.SIGALRM, ring)
     for call in (queue.get, queue.get_many, queue.claim, queue.claim_many):
-        signal.setitimer(signal.ITIMER_REAL, 0.0005)
-        raises(Interrupted, call)
+        raises(Interrupted, interrupted, call)
     queue.put(1)
     for call in (partial(queue.put, CHUNK), partial(queue.put_many, [OWN]), queue.join):
-        signal.setitimer(signal.ITIMER_REAL, 0.0005)
-        raises(Interrupted, call)
+        raises(Interrupted, interrupted, call)
     queue.get()
     signal.signal(signal.SIGALRM, before)
 
