@@ -166,6 +166,7 @@ cdef class Batch:
         PyMem_Free(self.records)
 
 
+@cython.auto_pickle(False)  # SageQueue says how it is sent
 @cython.no_gc_clear  # __dealloc__ needs all of it
 cdef class SharedQueue:
     """One participant's handle of a shared-memory queue: see :class:`sagequeue.SageQueue`."""
@@ -188,16 +189,14 @@ cdef class SharedQueue:
     cdef bint pool_waits          # a chunk came free since the last one that did not come in time
     cdef Batch deferred           # taken, not yet delivered: oldest first
     cdef list decoded             # the items of a get_many() that was interrupted
-    cdef list invitations         # descriptors for a process that is, or was, being started
-    cdef object invited           # that process
+    cdef int *invitations         # descriptors for a process that is, or was, being started
+    cdef uint32_t invitations_made
+    cdef void *invited            # that process, to be compared only
     cdef Codec codec
     cdef readonly str name
     cdef object __weakref__
 
     __class_getitem__ = classmethod(GenericAlias)
-
-    def __cinit__(self):
-        self.invitations = []
 
     # ---- opening and closing ----
 
@@ -364,6 +363,7 @@ cdef class SharedQueue:
         if self.lost > 0:
             self.report_lost()
         PyMem_Free(self.callers)
+        PyMem_Free(self.invitations)
 
     # ---- forks and new processes ----
 
@@ -399,24 +399,31 @@ cdef class SharedQueue:
         """A descriptor that keeps the queue from being removed until `process`, which is being
         started, has opened it. Ours is closed when that has begun: with the next invitation or when
         we close."""
+        cdef void *room
+        cdef int invitation
         self.enter()
         try:
-            if self.invited is not process:
+            if self.invited != <void *> process:
                 self.end_invitations()
-                self.invited = process
+                self.invited = <void *> process
+            room = PyMem_Realloc(self.invitations, (self.invitations_made + 1) * sizeof(int))
+            if room == NULL:
+                raise MemoryError()
+            self.invitations = <int *> room
             invitation = sq_queue_invite(&self.queue)
             if invitation < 0:
                 raise self.error_of(SQ_SYSTEM)
-            self.invitations.append(invitation)
+            self.invitations[self.invitations_made] = invitation
+            self.invitations_made += 1
             return invitation
         finally:
             self.exit()
 
     cdef void end_invitations(self) noexcept:
-        invitations, self.invitations = self.invitations, []
-        self.invited = None
-        for invitation in invitations:
-            sq_queue_end_invitation(&self.queue, invitation)
+        while self.invitations_made > 0:
+            self.invitations_made -= 1
+            sq_queue_end_invitation(&self.queue, self.invitations[self.invitations_made])
+        self.invited = NULL
 
     # ---- the guard around every call ----
 
