@@ -31,6 +31,15 @@ REPETITIONS = 50
 ROUNDS_MOST = 12  # a leak shows in all of them, a cache that fills up only in some
 
 
+@pytest.fixture(scope="module", autouse=True)
+def quick_collections() -> Iterator[None]:
+    """What is there already need not be looked through each time."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 class Operation(NamedTuple):
     make: Callable[[], Any]
     work: Callable[[Any], object]
