@@ -165,7 +165,7 @@ def test_what_a_collection_does_before_the_wait_is_not_slept_through(
 
         def use(queue: Any = queue, meddled: list[bool] = meddled) -> None:
             meddled.append(True)
-            meddle(queue)
+            outcome(meddle, queue)  # closed, if it comes after the rescue
 
         def rescue(
             queue: Any = queue,
