@@ -1,7 +1,7 @@
 """close() at any moment: from another thread, from an item's own code, from a signal handler.
 
-It only marks the handle closed. Calls at work go on with the mapping until they end, with QueueClosed
-or with what they have taken, and the last one out leaves the queue.
+It only marks the handle closed. Calls at work keep the mapping until they end, with QueueClosed or
+with what they have taken, and the last one out leaves the queue.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ PUTS: dict[str, Callable[[SageQueue[Any]], Any]] = {
     "last": lambda queue: queue.put_many([1, bytes(5000), np.zeros(9000), ClosesWhenPickled()]),
     "iterator": lambda queue: queue.put_many(iter([1, bytes(5000), ClosesWhenPickled(), 2])),
     "generator": lambda queue: queue.put_many(close_current(n) for n in range(3)),
-    "timeout": lambda queue: queue.put(1, timeout=ClosingNumber())  # type: ignore[arg-type],
+    "timeout": lambda queue: queue.put(1, timeout=ClosingNumber()),  # type: ignore[arg-type],
 }
 
 
@@ -221,7 +221,7 @@ def test_closed_by_another_thread(call: str) -> None:
             started = threading.Event()
             failures: list[BaseException] = []
 
-            def use(queue: SageQueue[Any] = queue, failures: Any = failures) -> None:
+            def use(queue: Any = queue, failures: Any = failures, started: Any = started) -> None:
                 try:
                     while True:
                         started.set()
