@@ -43,12 +43,26 @@ def look_at(str name):
         sq_queue_unmap(&queue)
 
 
-def remove_segment(str name, bint alive_too):
-    """Remove a queue's name; QueueExists when somebody alive takes part."""
+def birth_of(str name):
+    """What the names of a queue's messages begin with behind its own; None if there is no queue."""
+    cdef sq_queue queue
+    cdef sq_status status = sq_queue_open_readonly(&queue, (PREFIX + name).encode("ascii"))
+    if status == SQ_GONE or status == SQ_CORRUPT or status == SQ_INCOMPATIBLE:
+        return None
+    if status != SQ_OK:
+        raise error_at(name, status)
+    birth = f"{queue.segment.birth:016x}"
+    sq_queue_unmap(&queue)
+    return birth
+
+
+def remove_segment(str name, bint force):
+    """Remove a queue's name and messages; QueueExists when somebody alive takes part. By force those are
+    shut out, and what is no queue is removed, too."""
     cdef bytes file_name = (PREFIX + name).encode("ascii")
     cdef uint64_t patience = sq_now_ns() + BUSY_PATIENCE_NS
-    cdef sq_status status = sq_queue_remove(file_name, alive_too)
+    cdef sq_status status = sq_queue_remove(file_name, force)
     while status == SQ_BUSY and pause(patience):
-        status = sq_queue_remove(file_name, alive_too)
+        status = sq_queue_remove(file_name, force)
     if status != SQ_OK:
         raise error_at(name, status)

@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, freethreading_compatible=False
+# cython: language_level=3, boundscheck=False, wraparound=False, freethreading_compatible=False, auto_pickle=False
 """SharedQueue: a handle of a queue in shared memory, as a Python object.
 
 The GIL is what makes one handle usable by many threads: no call into the core that reserves or
@@ -25,7 +25,6 @@ from libc.string cimport memcpy, memset
 from posix.unistd cimport usleep
 
 import logging
-import operator
 import os
 import sys
 import weakref
@@ -35,6 +34,7 @@ from types import GenericAlias
 from sagequeue._codec cimport Codec, Encoded, array_over, describe_array, write_body
 from sagequeue._csrc cimport *
 
+from sagequeue.counts import most_of
 from sagequeue.usage import Usage
 from sagequeue.errors import (
     CorruptSegment, DecodeError, Empty, EncodeError, ForeignSegment, Full, IncompatibleSegment,
@@ -117,17 +117,7 @@ cdef bint pause(uint64_t deadline) except -1:
 
 cdef uint32_t items_wanted(object max_items) except 0:
     """The most items of a batch."""
-    if max_items is None:
-        return BATCH
-    try:
-        wanted = operator.index(max_items)
-    except TypeError:
-        raise InvalidOption(
-            f"max_items must be a whole number or None, not {max_items!r}"
-        ) from None
-    if wanted < 1:
-        raise InvalidOption(f"max_items must be at least 1 or None, not {max_items!r}")
-    return <uint32_t> min(wanted, 0xFFFFFFFF)
+    return BATCH if max_items is None else <uint32_t> min(most_of(max_items), 0xFFFFFFFF)
 
 
 cdef bint is_interrupted(object error) except -1:
@@ -166,6 +156,7 @@ cdef class Batch:
         PyMem_Free(self.records)
 
 
+@cython.auto_pickle(False)  # SageQueue says how it is sent
 @cython.no_gc_clear  # __dealloc__ needs all of it
 cdef class SharedQueue:
     """One participant's handle of a shared-memory queue: see :class:`sagequeue.SageQueue`."""
@@ -188,16 +179,14 @@ cdef class SharedQueue:
     cdef bint pool_waits          # a chunk came free since the last one that did not come in time
     cdef Batch deferred           # taken, not yet delivered: oldest first
     cdef list decoded             # the items of a get_many() that was interrupted
-    cdef list invitations         # descriptors for a process that is, or was, being started
-    cdef object invited           # that process
+    cdef int *invitations         # descriptors for a process that is, or was, being started
+    cdef uint32_t invitations_made
+    cdef void *invited            # that process, to be compared only
     cdef Codec codec
     cdef readonly str name
     cdef object __weakref__
 
     __class_getitem__ = classmethod(GenericAlias)
-
-    def __cinit__(self):
-        self.invitations = []
 
     # ---- opening and closing ----
 
@@ -364,6 +353,7 @@ cdef class SharedQueue:
         if self.lost > 0:
             self.report_lost()
         PyMem_Free(self.callers)
+        PyMem_Free(self.invitations)
 
     # ---- forks and new processes ----
 
@@ -399,24 +389,31 @@ cdef class SharedQueue:
         """A descriptor that keeps the queue from being removed until `process`, which is being
         started, has opened it. Ours is closed when that has begun: with the next invitation or when
         we close."""
+        cdef void *room
+        cdef int invitation
         self.enter()
         try:
-            if self.invited is not process:
+            if self.invited != <void *> process:
                 self.end_invitations()
-                self.invited = process
+                self.invited = <void *> process
+            room = PyMem_Realloc(self.invitations, (self.invitations_made + 1) * sizeof(int))
+            if room == NULL:
+                raise MemoryError()
+            self.invitations = <int *> room
             invitation = sq_queue_invite(&self.queue)
             if invitation < 0:
                 raise self.error_of(SQ_SYSTEM)
-            self.invitations.append(invitation)
+            self.invitations[self.invitations_made] = invitation
+            self.invitations_made += 1
             return invitation
         finally:
             self.exit()
 
     cdef void end_invitations(self) noexcept:
-        invitations, self.invitations = self.invitations, []
-        self.invited = None
-        for invitation in invitations:
-            sq_queue_end_invitation(&self.queue, invitation)
+        while self.invitations_made > 0:
+            self.invitations_made -= 1
+            sq_queue_end_invitation(&self.queue, self.invitations[self.invitations_made])
+        self.invited = NULL
 
     # ---- the guard around every call ----
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from sagequeue._shared import look_at, remove_segment
+from sagequeue._shared import birth_of, look_at, remove_segment
 from sagequeue.errors import (
     CorruptSegment,
     ForeignSegment,
@@ -126,11 +126,16 @@ def remove_queue(name: str, force: bool = False) -> None:
         ) from None
     except QueueNotFound:
         pass  # only messages are left
-    except (IncompatibleSegment, CorruptSegment):
-        if not force:
-            raise
-    for file in _files_of(name):
-        if file.exists() and file.stat().st_uid == os.geteuid():
+    _remove_leftovers(name)
+
+
+def _remove_leftovers(name: str) -> None:
+    """Messages of a queue that is gone; those of a newer one with its name bear another number."""
+    files = _message_files(name)
+    birth = birth_of(name)  # after the files were listed: a queue made since then has none of them
+    for file in files:
+        belongs_to_queue = birth is not None and file.name.partition(".")[2].startswith(birth)
+        if not belongs_to_queue and file.exists() and file.stat().st_uid == os.geteuid():
             file.unlink(missing_ok=True)
 
 
@@ -149,4 +154,8 @@ def prune_queues(prefix: str = "") -> list[str]:
 
 def _files_of(name: str) -> list[Path]:
     """The queue's own segment, then those of its messages."""
-    return [_DIRECTORY / f"{_PREFIX}{name}", *_DIRECTORY.glob(f"{_PREFIX}{name}.*")]
+    return [_DIRECTORY / f"{_PREFIX}{name}", *_message_files(name)]
+
+
+def _message_files(name: str) -> list[Path]:
+    return list(_DIRECTORY.glob(f"{_PREFIX}{name}.*"))
