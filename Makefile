@@ -8,7 +8,8 @@ STAMP = $(VENV)/.installed
 SOURCES = pyproject.toml setup.py $(wildcard csrc/*.c csrc/*.h sagequeue/*.pyx sagequeue/*.pxd sagequeue/*.pxi)
 VERSIONS = 3.10 3.11 3.12 3.13
 
-.PHONY: demo test install tools lint types ctest sanitize model fuzz pytest matrix asan bench soak wheel clean
+.PHONY: demo test install tools lint types ctest sanitize model fuzz pytest matrix aarch64 asan bench soak \
+    wheel clean
 
 demo: install
 	$(BIN)/sagert run examples/wordcount.yaml
@@ -60,6 +61,10 @@ matrix:
 	    PYENV_VERSION=$$(pyenv latest $$version 2>/dev/null) \
 	    $(MAKE) pytest PYTHON=python$$version VENV=.venv-$$version || exit 1; \
 	done
+
+# The core and the queue on aarch64, emulated; on Debian, as root.
+aarch64: install
+	VENV=$(VENV) .ci/aarch64
 
 # The queue's tests with its memory watched, in two builds: under AddressSanitizer and
 # UndefinedBehaviorSanitizer, then under an interpreter with assertions and reference counts. Either

@@ -71,7 +71,7 @@ cdef class Block:
         return self
 
     def __getbuffer__(self, Py_buffer *view, int flags):
-        PyBuffer_FillInfo(view, self, self.memory, self.length, False, flags)
+        export_memory(view, self, self.memory, self.length, False, flags)
 
     def __dealloc__(self):
         if self.memory != NULL:

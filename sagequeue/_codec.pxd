@@ -17,22 +17,31 @@ cdef struct Encoded:
     unsigned char scratch[SCRATCH]
 
 
+cdef class Reducers:
+    cdef object make_pickler
+    cdef tuple tables
+    cdef list known
+    cdef dict merged
+    cdef bint are_known(self) noexcept
+    cdef int refresh(self) except -1
+    cdef int merge(self) except -1
+
+
 cdef class Sink:
     cdef readonly object write
     cdef list written
 
 
 cdef class Pickling:
-    cdef object make
+    cdef Reducers reducers
     cdef Sink sink
     cdef object dump
     cdef object clear_memo
     cdef dict globals_of_functions
     cdef list buffers
-    cdef bint busy
-    cdef Py_ssize_t reducers
-    cdef bytes run(self, object item, list buffers)
-    cdef bytes copy_all(self, object item)
+    cdef Py_ssize_t largest
+    cdef bytes run(self, object item)
+    cdef bint forget(self, Py_ssize_t size) except -1
 
 
 cdef class Codec:
@@ -44,6 +53,7 @@ cdef class Codec:
     cdef object decode_custom
     cdef object encode(self, object item, Encoded *encoded)
     cdef object encode_typed(self, object item, object kind, Encoded *encoded)
+    cdef object encode_raw(self, object item, Encoded *encoded)
     cdef object encode_pickle(self, object item, Encoded *encoded)
     cdef object decode(self, uint8_t tag, const unsigned char *data, uint64_t size, object source)
     cdef bint has_arrays(self)
@@ -53,3 +63,4 @@ cdef object describe_array(object shape, object dtype, bint fortran, Encoded *en
 cdef object array_over(object source, const Encoded *encoded, object shape, object dtype,
                        bint fortran)
 cdef int write_body(const Encoded *encoded, object kept, unsigned char *target) except -1
+

@@ -4,21 +4,24 @@
 What a tag means is part of the wire format: numbers are never reused.
 """
 from cpython.buffer cimport (
-    PyBUF_ANY_CONTIGUOUS, PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_FillInfo, PyBuffer_Release,
-    PyObject_GetBuffer,
+    PyBUF_ANY_CONTIGUOUS, PyBUF_FORMAT, PyBUF_ND, PyBUF_SIMPLE, PyBUF_STRIDES, PyBUF_WRITABLE,
+    PyBuffer_Release, PyObject_GetBuffer,
 )
 from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_GET_SIZE
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.dict cimport PyDict_Next
+from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE
 from cpython.long cimport PyLong_AsLongLongAndOverflow, PyLong_FromLongLong
 from cpython.memoryview cimport PyMemoryView_FromMemory
-from cpython.object cimport PyTypeObject
+from cpython.object cimport PyObject, PyTypeObject
+from cpython.unicode cimport PyUnicode_AsUTF8String, PyUnicode_GET_LENGTH
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memcpy, memmove, memset, strcmp
 
 import copyreg
-import io
 import pickle
+import sys
 from multiprocessing.reduction import ForkingPickler
 
 from sagequeue.codecs import custom_codec
@@ -26,6 +29,7 @@ from sagequeue.errors import CorruptSegment, DecodeError, EncodeError
 
 cdef extern from "Python.h":
     PyTypeObject *Py_TYPE(object item)
+    bint PyUnicode_IS_COMPACT_ASCII(object text)
     const char *PyUnicode_AsUTF8AndSize(object text, Py_ssize_t *size) except NULL
     object PyUnicode_DecodeUTF8(const char *data, Py_ssize_t size, const char *errors)
     object PyByteArray_FromStringAndSize(const char *data, Py_ssize_t size)
@@ -45,9 +49,14 @@ cdef enum:
     BYTEARRAY = 8
     NDARRAY = 9
     PICKLE = 10
-    PICKLE_BUFFERS = 11  # a pickle whose out-of-band buffers follow it
-    PICKLE_ARRAYS = 12   # the same, where all of them are the memory of arrays
+    # 11 and 12 were a pickle with buffers that were all of one kind
+    PICKLE_BUFFERS = 13  # a pickle whose out-of-band buffers follow it
     CUSTOM = 32
+
+cdef enum:  # what an out-of-band buffer comes out as; part of the wire format, too
+    AS_BYTEARRAY = 0
+    AS_BYTES = 1
+    AS_ARRAY = 2  # the memory of an array
 
 cdef enum:
     KIND_PICKLE
@@ -58,6 +67,8 @@ cdef enum:
     ALIGNMENT = 64
     DIMENSIONS_MAX = 12
     DTYPE_MAX = 32
+    TEXT_KEPT = 256   # characters; where they are not ASCII, a text itself keeps its UTF-8
+    DTYPES_KNOWN_MOST = 1000  # texts of each length have a dtype of their own
     WITHOUT_GIL = 1 << 18  # bytes from which copying is worth a release of the GIL
 
 cdef struct ArrayHeader:
@@ -67,11 +78,12 @@ cdef struct ArrayHeader:
     uint8_t reserved
     uint32_t data_offset
 
+cdef char *UNSIGNED_BYTES = "B"
 cdef object loads = pickle.loads
-cdef dict multiprocessing_reducers = ForkingPickler._extra_reducers
 cdef object numpy = None
+cdef dict array_reducers = {}  # filled with numpy, as soon as anybody imports it
 cdef PyTypeObject *ndarray_type = NULL
-cdef dict dtype_names = {}   # dtype -> its name as bytes, or None where it takes a pickle
+cdef dict dtype_names = {}   # dtype -> itself and its name, or None where it takes a pickle
 cdef dict dtypes = {}        # name -> dtype
 
 
@@ -104,17 +116,42 @@ cdef int import_numpy() except -1:
     if numpy is None:
         import numpy as module
         numpy = module
+        array_reducers[numpy.ndarray] = reduce_array
     return 0
 
 
 cdef bytes dtype_name(object dtype):
     """The dtype's name if the name is all there is to it, else None."""
-    name = dtype.str.encode("ascii")
+    text = dtype.str
     plain = (
         dtype.fields is None and dtype.subdtype is None and not dtype.hasobject
-        and dtype.metadata is None and len(name) <= DTYPE_MAX and dtype.kind in "biufcSUmMV"
+        and dtype.itemsize > 0 and len(text) <= DTYPE_MAX and dtype.kind in "biufcSUmMV"
     )
-    return name if plain and numpy.dtype(name.decode()) == dtype else None
+    if not plain:
+        return None
+    try:
+        same = numpy.dtype(text) == dtype
+    except TypeError:  # a dtype of another package, whose name means nothing to numpy
+        return None
+    return text.encode("ascii") if same else None
+
+
+cdef bytes name_of_plain(object dtype):
+    """The dtype's name, or None where only a pickle can carry its arrays."""
+    cdef object same
+    cdef bytes name
+    # dtypes are equal whatever metadata they have, so one that is found may have some
+    try:
+        same, name = dtype_names[dtype]
+        return name if same is dtype or dtype.metadata is None else None
+    except KeyError:
+        if dtype.metadata is not None:
+            return None
+    name = dtype_name(dtype)
+    if len(dtype_names) >= DTYPES_KNOWN_MOST:
+        dtype_names.clear()
+    dtype_names[dtype] = (dtype, name)
+    return name
 
 
 cdef object dtype_named(bytes name):
@@ -123,11 +160,35 @@ cdef object dtype_named(bytes name):
         dtype = numpy.dtype(name.decode("ascii"))
         if dtype.hasobject or dtype_name(dtype) != name:
             raise ValueError(f"dtype {name!r} does not describe plain data")
+        if len(dtypes) >= DTYPES_KNOWN_MOST:
+            dtypes.clear()
         dtypes[name] = dtype
     return dtype
 
 
+cdef int export_memory(Py_buffer *view, object owner, void *memory, size_t size, bint readonly,
+                       int flags) except -1:
+    """What an owner's __getbuffer__ is to do.
+
+    PyBuffer_FillInfo would overwrite, and so leak, the reference to None that Cython puts into
+    view.obj before it calls __getbuffer__.
+    """
+    view.obj = owner
+    view.buf = memory
+    view.len = <Py_ssize_t> size
+    view.readonly = readonly
+    view.itemsize = 1
+    view.format = UNSIGNED_BYTES if flags & PyBUF_FORMAT else NULL
+    view.ndim = 1
+    view.shape = &view.len if flags & PyBUF_ND == PyBUF_ND else NULL
+    view.strides = &view.itemsize if flags & PyBUF_STRIDES == PyBUF_STRIDES else NULL
+    view.suboffsets = NULL
+    view.internal = NULL
+    return 0
+
+
 include "_block.pxi"
+include "_pickling.pxi"
 
 
 cdef Block block_copy(const unsigned char *data, uint64_t size):
@@ -154,8 +215,28 @@ cdef class HeldBuffer:
             PyBuffer_Release(&self.view)
 
 
+cdef class PrivateCopy:
+    """The memory of a read-only array, said to be writable: what arrives is a copy of its own."""
+    cdef HeldBuffer held
+
+    def __cinit__(self, owner):
+        self.held = HeldBuffer.of(owner, PyBUF_SIMPLE)
+
+    def __getbuffer__(self, Py_buffer *view, int flags):
+        export_memory(view, self, self.held.view.buf, self.held.view.len, False, flags)
+
+
+def reduce_array(array):
+    """What numpy makes of an array to pickle it, but arrays that are read-only arrive writable."""
+    reduced = array.__reduce_ex__(5)
+    if array.flags.writeable or type(reduced[1][0]) is not pickle.PickleBuffer:
+        return reduced
+    function, (buffer, *others) = reduced
+    return function, (pickle.PickleBuffer(PrivateCopy(buffer.raw())), *others)
+
+
 cdef class Codec:
-    def __init__(self, str name):
+    def __cinit__(self, str name not None):
         self.name = name
         if name == "pickle" or name == "cloudpickle":
             self.kind = KIND_PICKLE
@@ -179,7 +260,7 @@ cdef class Codec:
         if self.kind == KIND_PICKLE:
             return self.encode_typed(item, kind, encoded)
         if self.kind == KIND_RAW:
-            return encode_raw(item, encoded)
+            return self.encode_raw(item, encoded)
         try:
             body = self.encode_custom(item)
         except Exception as error:
@@ -197,6 +278,8 @@ cdef class Codec:
         cdef int64_t number
         if kind is str:
             try:
+                if PyUnicode_GET_LENGTH(item) > TEXT_KEPT and not PyUnicode_IS_COMPACT_ASCII(item):
+                    return whole(PyUnicode_AsUTF8String(item), TEXT, encoded)
                 encoded.first = PyUnicode_AsUTF8AndSize(item, &size)
             except UnicodeEncodeError:
                 return self.encode_pickle(item, encoded)  # lone surrogates
@@ -223,32 +306,45 @@ cdef class Codec:
             encoded.size = encoded.first_size = 0
             return item
         elif kind is bytearray or kind is memoryview:
-            return encode_raw(item, encoded)
+            return self.encode_raw(item, encoded)
         elif is_ndarray(item):
             held = encode_array(item, encoded)
             return self.encode_pickle(item, encoded) if held is None else held
         return self.encode_pickle(item, encoded)
 
-    cdef object encode_pickle(self, object item, Encoded *encoded):
-        cdef Pickling own
-        cdef list buffers = []
-        cdef list views
-        # busy: an item's own __reduce__ puts to the queue, or an error came out half-way
-        if (self.pickling is None or self.pickling.busy
-                or self.pickling.reducers != number_of_reducers()):
-            self.pickling = Pickling(self.by_value)
-        own = self.pickling  # another thread may replace it while this one works
+    cdef object encode_raw(self, object item, Encoded *encoded):
+        """bytes-like items; a memoryview arrives as bytes, a bytearray as a bytearray."""
+        cdef HeldBuffer held
         try:
-            body = own.run(item, buffers)
+            if type(item) is memoryview and not item.c_contiguous:
+                return whole(bytes(item), BYTES, encoded)
+            held = HeldBuffer.of(item, PyBUF_SIMPLE)
         except Exception as error:
             raise cannot_encode(item, self.name, error) from error
-        if not buffers:
-            return whole(body, PICKLE, encoded)
+        encoded.tag = BYTEARRAY if type(item) is bytearray else BYTES
+        encoded.first = held.view.buf
+        encoded.size = encoded.first_size = held.view.len
+        return held
+
+    cdef object encode_pickle(self, object item, Encoded *encoded):
+        cdef Pickling pickling = self.pickling
+        cdef list views = None
+        cdef bytes body
+        # Taken, not shared: pickling runs any code, which may put to the queue too or let another
+        # thread do so. It is put back only when all went well: what failed would keep the item.
+        self.pickling = None
+        if pickling is None:
+            pickling = Pickling(self.by_value)
         try:
-            views = [buffer.raw() for buffer in buffers]
-        except BufferError:  # not contiguous: let pickle copy them
-            return whole(own.copy_all(item), PICKLE, encoded)
-        encoded.tag = PICKLE_ARRAYS if are_of_arrays(views) else PICKLE_BUFFERS
+            body = pickling.run(item)
+            if pickling.buffers:
+                views = [buffer.raw() for buffer in pickling.buffers]
+        except Exception as error:
+            raise cannot_encode(item, self.name, error) from error
+        if pickling.forget(PyBytes_GET_SIZE(body)):
+            self.pickling = pickling
+        if views is None:
+            return whole(body, PICKLE, encoded)
         return with_buffers(body, views, encoded)
 
     cdef bint has_arrays(self):
@@ -257,11 +353,11 @@ cdef class Codec:
     cdef object decode(self, uint8_t tag, const unsigned char *data, uint64_t size, object source):
         """The object a body stands for. Raises DecodeError when it stands for none.
 
-        Arrays and buffers of a pickle are views of `source`, which exports the body, where it is
-        given; else they are copies.
+        Arrays and buffers of a pickle are views of `source`, which exports the body of a lease,
+        where it is given; else they are copies, and those of arrays can be written.
         """
         if self.kind == KIND_PICKLE:
-            return decode_typed(tag, data, size, source)
+            return decode_typed(tag, data, size, source, self.name)
         if self.kind == KIND_RAW and tag == BYTES:
             return PyBytes_FromStringAndSize(<const char *> data, size)
         if self.kind == KIND_RAW and tag == BYTEARRAY:
@@ -273,7 +369,7 @@ cdef class Codec:
         try:
             return self.decode_custom(body)
         except Exception as error:
-            raise cannot_decode(self.name, error) from error
+            raise cannot_decode(self.name, error, source) from error
 
 
 cdef object cannot_encode(object item, str codec, object error):
@@ -283,8 +379,15 @@ cdef object cannot_encode(object item, str codec, object error):
     )
 
 
-cdef object cannot_decode(str codec, object error):
-    return DecodeError(f"codec {codec!r} cannot decode a message: {error!r}; it is consumed")
+cdef object cannot_decode(str codec, object error, object source):
+    if source is None:
+        outcome = "it is consumed"
+    else:
+        outcome = (
+            "it stays in the queue and is delivered again; "
+            "lease.release() or lease.reject(requeue=False) drops it"
+        )
+    return DecodeError(f"codec {codec!r} cannot decode a message: {error!r}; {outcome}")
 
 
 cdef object whole(bytes body, uint8_t tag, Encoded *encoded):
@@ -292,21 +395,6 @@ cdef object whole(bytes body, uint8_t tag, Encoded *encoded):
     encoded.first = PyBytes_AS_STRING(body)
     encoded.size = encoded.first_size = PyBytes_GET_SIZE(body)
     return body
-
-
-cdef object encode_raw(object item, Encoded *encoded):
-    """bytes-like items; a memoryview arrives as bytes, a bytearray as a bytearray."""
-    cdef HeldBuffer held
-    try:
-        held = HeldBuffer.of(item, PyBUF_SIMPLE)
-    except (TypeError, BufferError) as error:
-        if type(item) is memoryview:
-            return whole(bytes(item), BYTES, encoded)  # not contiguous
-        raise cannot_encode(item, "raw", error) from error
-    encoded.tag = BYTEARRAY if type(item) is bytearray else BYTES
-    encoded.first = held.view.buf
-    encoded.size = encoded.first_size = held.view.len
-    return held
 
 
 cdef object describe_array(object shape, object dtype, bint fortran, Encoded *encoded):
@@ -317,10 +405,7 @@ cdef object describe_array(object shape, object dtype, bint fortran, Encoded *en
     cdef uint64_t at = sizeof(header)
     cdef uint64_t size = dtype.itemsize
     import_numpy()
-    try:
-        name = dtype_names[dtype]
-    except KeyError:
-        name = dtype_names[dtype] = dtype_name(dtype)
+    name = name_of_plain(dtype)
     if name is None or len(shape) > DIMENSIONS_MAX:
         return False
     memset(&header, 0, sizeof(header))
@@ -370,79 +455,9 @@ cdef object encode_array(object array, Encoded *encoded):
     return held
 
 
-cdef class Sink:
-    """The file a pickler writes to: a list of what was written."""
-
-    def __init__(self):
-        self.written = []
-        self.write = self.written.append
-
-
-cdef class Pickling:
-    """A pickler that is used again and again, which costs less than ``pickle.dumps`` does.
-
-    It knows the reducers that :mod:`multiprocessing` registers (connections, sockets, ...), as
-    ``multiprocessing.Queue`` does: pickled as plain objects they would lose their descriptor.
-
-    Args:
-        by_value: whether it is one of cloudpickle's.
-    """
-
-    def __init__(self, bint by_value):
-        self.sink = Sink()
-        self.buffers = []
-        self.reducers = number_of_reducers()
-        base, known = pickle.Pickler, copyreg.dispatch_table
-        if by_value:
-            import cloudpickle
-
-            base, known = cloudpickle.Pickler, cloudpickle.Pickler.dispatch_table
-        # of the class: a pickler looks for it when it is made, and no more
-        reducers = {"dispatch_table": {**known, **multiprocessing_reducers}}
-        self.make = type("Pickler", (base,), reducers)
-        pickler = self.make(self.sink, 5, buffer_callback=self.buffers.append)
-        self.dump = pickler.dump
-        self.clear_memo = pickler.clear_memo
-        # what functions of one pickle share is not shared with the next
-        self.globals_of_functions = pickler.globals_ref if by_value else {}
-
-    cdef bytes run(self, object item, list buffers):
-        """The pickle; its out-of-band buffers are appended to `buffers`."""
-        cdef list written = self.sink.written
-        self.busy = True
-        self.dump(item)
-        self.clear_memo()
-        if self.globals_of_functions:
-            self.globals_of_functions.clear()
-        body = written[0] if len(written) == 1 else b"".join(written)
-        written.clear()
-        if self.buffers:
-            buffers.extend(self.buffers)
-            self.buffers.clear()
-        self.busy = False
-        return body
-
-    cdef bytes copy_all(self, object item):
-        """A pickle without out-of-band buffers."""
-        file = io.BytesIO()
-        self.make(file, 5).dump(item)
-        return file.getvalue()
-
-
-cdef Py_ssize_t number_of_reducers():
-    return len(copyreg.dispatch_table) + len(multiprocessing_reducers)
-
-
-cdef bint are_of_arrays(list views):
-    for view in views:
-        if not is_ndarray(view.obj):
-            return False
-    return True
-
-
 cdef object with_buffers(bytes body, list views, Encoded *encoded):
-    """u32 count, u32 0, u64 pickle size; per buffer u64 size << 1 | read-only; the pickle; then
-    each buffer at the next multiple of ALIGNMENT."""
+    """u32 count, u32 0, u64 pickle size; per buffer u64 size << 2 | what it comes out as; the
+    pickle; then each buffer at the next multiple of ALIGNMENT."""
     cdef bytearray table = bytearray(16 + 8 * len(views))
     cdef unsigned char *at = <unsigned char *> PyByteArray_AS_STRING(table)
     cdef uint64_t number = PyBytes_GET_SIZE(body)
@@ -452,11 +467,16 @@ cdef object with_buffers(bytes body, list views, Encoded *encoded):
     cdef uint64_t total = len(table) + len(body)
     cdef list held = []
     for i, view in enumerate(views):
-        number = (<uint64_t> view.nbytes) << 1 | (1 if view.readonly else 0)
+        if is_ndarray(view.obj) or isinstance(view.obj, PrivateCopy):
+            number = AS_ARRAY
+        else:
+            number = AS_BYTES if view.readonly else AS_BYTEARRAY
+        number |= (<uint64_t> view.nbytes) << 2
         memcpy(at + 16 + 8 * i, &number, 8)
         total = aligned(total) + <uint64_t> view.nbytes
         held.append(HeldBuffer.of(view, PyBUF_SIMPLE))
     head = bytes(table) + body
+    encoded.tag = PICKLE_BUFFERS
     encoded.first = PyBytes_AS_STRING(head)
     encoded.first_size = PyBytes_GET_SIZE(head)
     encoded.size = total
@@ -470,7 +490,7 @@ cdef int write_body(const Encoded *encoded, object kept, unsigned char *target) 
     copy(target, encoded.first, encoded.first_size)
     if encoded.second != NULL:
         copy(target + encoded.second_offset, encoded.second, encoded.second_size)
-    elif encoded.tag == PICKLE_BUFFERS or encoded.tag == PICKLE_ARRAYS:
+    elif encoded.tag == PICKLE_BUFFERS:
         at = encoded.first_size
         for held in kept[1]:
             at = aligned(at)
@@ -479,11 +499,12 @@ cdef int write_body(const Encoded *encoded, object kept, unsigned char *target) 
     return 0
 
 
-cdef object decode_typed(uint8_t tag, const unsigned char *data, uint64_t size, object source):
+cdef object decode_typed(uint8_t tag, const unsigned char *data, uint64_t size, object source,
+                         str codec):
     if tag == BYTES:
         return PyBytes_FromStringAndSize(<const char *> data, size)
     if tag == PICKLE:
-        return decode_pickle(data, size, None)
+        return decode_pickle(data, size, None, source, codec)
     if tag == NDARRAY:
         return decode_array(data, size, source)
     if tag == TEXT:
@@ -501,12 +522,13 @@ cdef object decode_typed(uint8_t tag, const unsigned char *data, uint64_t size, 
         return tag == TRUE
     if tag == BYTEARRAY:
         return PyByteArray_FromStringAndSize(<const char *> data, size)
-    if tag == PICKLE_BUFFERS or tag == PICKLE_ARRAYS:
-        return decode_with_buffers(data, size, source, tag == PICKLE_ARRAYS)
+    if tag == PICKLE_BUFFERS:
+        return decode_with_buffers(data, size, source, codec)
     raise CorruptSegment(f"a message has tag {tag} and {size} bytes, which no codec writes")
 
 
-cdef object decode_pickle(const unsigned char *data, uint64_t size, object buffers):
+cdef object decode_pickle(const unsigned char *data, uint64_t size, object buffers, object source,
+                          str codec):
     try:
         if size < WITHOUT_GIL:
             body = PyBytes_FromStringAndSize(<const char *> data, size)
@@ -516,13 +538,14 @@ cdef object decode_pickle(const unsigned char *data, uint64_t size, object buffe
             return loads(body)
         return loads(body, buffers=buffers)
     except Exception as error:
-        raise cannot_decode("pickle", error) from error
+        raise cannot_decode(codec, error, source) from error
 
 
 cdef object decode_with_buffers(const unsigned char *data, uint64_t size, object source,
-                                bint of_arrays):
+                                str codec):
     cdef uint32_t count, i
-    cdef uint64_t pickle_size, number, at
+    cdef uint64_t pickle_size, number, length, at
+    cdef const char *start
     cdef list buffers = []
     if size < 16:
         raise CorruptSegment("a message with buffers is too short for its table")
@@ -535,20 +558,23 @@ cdef object decode_with_buffers(const unsigned char *data, uint64_t size, object
     at += pickle_size
     for i in range(count):
         number = (<const uint64_t *> data)[2 + i]
+        length = number >> 2
         at = aligned(at)
-        if at > size or number >> 1 > size - at:
+        if at > size or length > size - at:
             raise CorruptSegment("a message with buffers is too short for them")
+        start = <const char *> data + at
         if source is not None:
-            buffers.append(memoryview(source)[at:at + (number >> 1)])
-        elif of_arrays and number >> 1 >= BLOCK_LEAST:
-            view = memoryview(block_copy(data + at, number >> 1))
-            buffers.append(view.toreadonly() if number & 1 else view)
-        elif number & 1:
-            buffers.append(PyBytes_FromStringAndSize(<const char *> data + at, number >> 1))
+            buffers.append(memoryview(source)[at:at + length])
+        elif number & 3 == AS_BYTES:
+            buffers.append(PyBytes_FromStringAndSize(start, length))
+        elif number & 3 == AS_BYTEARRAY:
+            buffers.append(PyByteArray_FromStringAndSize(start, length))
+        elif length < BLOCK_LEAST:
+            buffers.append(memoryview(PyByteArray_FromStringAndSize(start, length)))
         else:
-            buffers.append(PyByteArray_FromStringAndSize(<const char *> data + at, number >> 1))
-        at += number >> 1
-    return decode_pickle(body, pickle_size, buffers)
+            buffers.append(memoryview(block_copy(data + at, length)))
+        at += length
+    return decode_pickle(body, pickle_size, buffers, source, codec)
 
 
 cdef object decode_array(const unsigned char *data, uint64_t size, object source):

@@ -38,6 +38,8 @@ cdef class Body:
         return self.forks == self.owner.forks and self.owner.is_member()
 
     def __getbuffer__(self, Py_buffer *view, int flags):
+        if self.owner is None:
+            raise BufferError("there is no message here")
         if flags & PyBUF_WRITABLE and not self.writable:
             raise BufferError("a message in place is read-only")
         PyBuffer_FillInfo(view, self, self.data, <Py_ssize_t> self.size, not self.writable, flags)

@@ -1,7 +1,7 @@
 import logging
 from collections.abc import Iterable, Iterator
 from types import TracebackType
-from typing import Generic, Literal, TypeVar
+from typing import Generic, Literal, SupportsIndex, TypeVar
 
 T = TypeVar("T")
 
@@ -14,7 +14,7 @@ class ObjectQueue(Generic[T]):
     """
 
     logger: logging.Logger
-    def __init__(self, maxsize: int = 0, *, name: str | None = None) -> None: ...
+    def __init__(self, maxsize: SupportsIndex = 0, *, name: str | None = None) -> None: ...
     @property
     def backend(self) -> Literal["object"]: ...
     @property
@@ -33,7 +33,10 @@ class ObjectQueue(Generic[T]):
     def get(self, block: bool = True, timeout: float | None = None) -> T: ...
     def get_nowait(self) -> T: ...
     def get_many(
-        self, max_items: int | None = None, block: bool = True, timeout: float | None = None
+        self,
+        max_items: SupportsIndex | None = None,
+        block: bool = True,
+        timeout: float | None = None,
     ) -> list[T]: ...
     def qsize(self) -> int: ...
     def empty(self) -> bool: ...

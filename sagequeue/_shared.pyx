@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, freethreading_compatible=False
+# cython: language_level=3, boundscheck=False, wraparound=False, freethreading_compatible=False, auto_pickle=False
 """SharedQueue: a handle of a queue in shared memory, as a Python object.
 
 The GIL is what makes one handle usable by many threads: no call into the core that reserves or
@@ -25,7 +25,6 @@ from libc.string cimport memcpy, memset
 from posix.unistd cimport usleep
 
 import logging
-import operator
 import os
 import sys
 import weakref
@@ -35,6 +34,7 @@ from types import GenericAlias
 from sagequeue._codec cimport Codec, Encoded, array_over, describe_array, write_body
 from sagequeue._csrc cimport *
 
+from sagequeue.counts import most_of
 from sagequeue.usage import Usage
 from sagequeue.errors import (
     CorruptSegment, DecodeError, Empty, EncodeError, ForeignSegment, Full, IncompatibleSegment,
@@ -117,17 +117,7 @@ cdef bint pause(uint64_t deadline) except -1:
 
 cdef uint32_t items_wanted(object max_items) except 0:
     """The most items of a batch."""
-    if max_items is None:
-        return BATCH
-    try:
-        wanted = operator.index(max_items)
-    except TypeError:
-        raise InvalidOption(
-            f"max_items must be a whole number or None, not {max_items!r}"
-        ) from None
-    if wanted < 1:
-        raise InvalidOption(f"max_items must be at least 1 or None, not {max_items!r}")
-    return <uint32_t> min(wanted, 0xFFFFFFFF)
+    return BATCH if max_items is None else <uint32_t> min(most_of(max_items), 0xFFFFFFFF)
 
 
 cdef bint is_interrupted(object error) except -1:

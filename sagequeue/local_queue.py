@@ -9,9 +9,10 @@ import queue
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from typing import Generic, TypeVar
+from typing import Generic, SupportsIndex, TypeVar
 
 from sagequeue.closing import Closing
+from sagequeue.counts import count_of, most_of
 from sagequeue.deadline import deadline_of
 from sagequeue.errors import Empty, Full, InvalidOption, QueueClosed, ShutDown
 
@@ -29,12 +30,12 @@ class LocalQueue(Closing, Generic[T]):
 
     backend = "local"
 
-    def __init__(self, maxsize: int = 0, *, name: str | None = None) -> None:
+    def __init__(self, maxsize: SupportsIndex = 0, *, name: str | None = None) -> None:
         self.name = name if name is not None else f"{os.getpid()}-local-{next(_numbers)}"
         self.logger = logging.getLogger("sagequeue")
         self.closed = False
         self.is_shutdown = False
-        self._queue: queue.Queue[T] = queue.Queue(max(0, maxsize))
+        self._queue: queue.Queue[T] = queue.Queue(max(0, count_of("maxsize", maxsize)))
 
     @property
     def maxsize(self) -> int:
@@ -77,11 +78,13 @@ class LocalQueue(Closing, Generic[T]):
         return self.get(block=False)
 
     def get_many(
-        self, max_items: int | None = None, block: bool = True, timeout: float | None = None
+        self,
+        max_items: SupportsIndex | None = None,
+        block: bool = True,
+        timeout: float | None = None,
     ) -> list[T]:
         """Take what is there, waiting for the first; see :class:`sagequeue.protocol.Queue`."""
-        if max_items is not None and max_items < 1:
-            raise InvalidOption(f"max_items must be at least 1 or None, not {max_items!r}")
+        most = None if max_items is None else most_of(max_items)
         deadline = deadline_of(block, timeout)
         with self._queue.not_empty:
             self._check_open()
@@ -93,7 +96,7 @@ class LocalQueue(Closing, Generic[T]):
                     raise Empty(f"queue {self.name!r} is empty")
                 self._check_open()
             count = self._queue._qsize()
-            items = [self._queue._get() for _ in range(min(count, max_items or count))]
+            items = [self._queue._get() for _ in range(min(count, most or count))]
             self._queue.not_full.notify(len(items))
             return items
 
@@ -132,19 +135,23 @@ class LocalQueue(Closing, Generic[T]):
     def shutdown(self, immediate: bool = False) -> None:
         """Refuse further puts; ``immediate`` also drops what is waiting."""
         self._check_open()
+        dropped: list[T] = []  # destroyed after the lock is given back, which may run any code
         with self._queue.mutex:
             self.is_shutdown = True
             if immediate:
-                self._drop_all()
+                dropped = self._take_all()
             self._wake_all()
+        del dropped
 
     def close(self) -> None:
         """End the queue for all threads: who waits gets :class:`QueueClosed`."""
+        dropped: list[T] = []
         with self._queue.mutex:
             if not self.closed:
                 self.closed = True
-                self._drop_all()
+                dropped = self._take_all()
                 self._wake_all()
+        del dropped
 
     def __iter__(self) -> Iterator[T]:
         """Yield items until the queue is shut down and drained."""
@@ -178,11 +185,11 @@ class LocalQueue(Closing, Generic[T]):
             raise ShutDown(f"queue {self.name!r} was shut down; nothing more can be put", accepted)
         return True
 
-    def _drop_all(self) -> None:
-        while self._queue._qsize():
-            self._queue._get()
-            # an item may have been answered before anybody got it
-            self._queue.unfinished_tasks = max(0, self._queue.unfinished_tasks - 1)
+    def _take_all(self) -> list[T]:
+        items = [self._queue._get() for _ in range(self._queue._qsize())]
+        # an item may have been answered before anybody got it
+        self._queue.unfinished_tasks = max(0, self._queue.unfinished_tasks - len(items))
+        return items
 
     def _wake_all(self) -> None:
         for condition in (self._queue.not_empty, self._queue.not_full, self._queue.all_tasks_done):

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import logging
+import math
+import numbers
 import os
 import re
 import secrets
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from multiprocessing.context import get_spawning_popen
 from multiprocessing.reduction import DupFd
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, SupportsIndex, TypeVar
 
 from sagequeue._shared import SharedQueue
 from sagequeue.closing import Closing
+from sagequeue.counts import count_of
 from sagequeue.errors import InvalidOption, ShutDown
 from sagequeue.leases import Leases
 
@@ -33,6 +36,7 @@ DEFAULT_PARTICIPANTS = 128
 DEFAULT_RECOVERY_SECONDS = 0.1
 
 _MAX_CAPACITY = 1 << 24
+_MAX_DIMENSIONS = 12
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,180}")
 
 
@@ -69,20 +73,23 @@ class SageQueue(SharedQueue[T], Closing, Generic[T]):
 
     def __init__(
         self,
-        maxsize: int = 0,
+        maxsize: SupportsIndex = 0,
         *,
         name: str | None = None,
         mode: Mode = "mpmc",
-        capacity: int | None = None,
-        slot_size: int = DEFAULT_SLOT_SIZE,
-        pool_bytes: int = DEFAULT_POOL_BYTES,
+        capacity: SupportsIndex | None = None,
+        slot_size: SupportsIndex = DEFAULT_SLOT_SIZE,
+        pool_bytes: SupportsIndex = DEFAULT_POOL_BYTES,
         codec: str = "pickle",
-        max_participants: int = DEFAULT_PARTICIPANTS,
+        max_participants: SupportsIndex = DEFAULT_PARTICIPANTS,
         recovery_interval: float = DEFAULT_RECOVERY_SECONDS,
     ) -> None:
         self.logger = logging.getLogger("sagequeue")
-        maxsize = max(0, maxsize)
-        slots = _slots_for(maxsize, capacity)
+        maxsize = max(0, count_of("maxsize", maxsize))
+        slots = _slots_for(maxsize, None if capacity is None else count_of("capacity", capacity))
+        slot_size = count_of("slot_size", slot_size)
+        pool_bytes = count_of("pool_bytes", pool_bytes)
+        max_participants = count_of("max_participants", max_participants)
         _check("mode", mode, mode in ("spsc", "mpsc", "spmc", "mpmc"), "spsc, mpsc, spmc or mpmc")
         _check(
             "slot_size",
@@ -95,10 +102,15 @@ class SageQueue(SharedQueue[T], Closing, Generic[T]):
         _check(
             "recovery_interval",
             recovery_interval,
-            0.001 <= recovery_interval <= 60,
+            isinstance(recovery_interval, numbers.Real) and 0.001 <= recovery_interval <= 60,
             "0.001 to 60 seconds",
         )
-        _check("codec", codec, codec.isascii() and 0 < len(codec) < 32, "1 to 31 ASCII characters")
+        _check(
+            "codec",
+            codec,
+            isinstance(codec, str) and codec.isascii() and 0 < len(codec) < 32,
+            "1 to 31 ASCII characters",
+        )
         self._create(
             checked_name(name) if name is not None else f"{os.getpid()}-{secrets.token_hex(6)}",
             maxsize,
@@ -108,7 +120,7 @@ class SageQueue(SharedQueue[T], Closing, Generic[T]):
             pool_bytes,
             codec,
             max_participants,
-            round(recovery_interval * 1000),
+            round(float(recovery_interval) * 1000),
         )
 
     @classmethod
@@ -135,7 +147,7 @@ class SageQueue(SharedQueue[T], Closing, Generic[T]):
 
     def loan(
         self,
-        shape: int | tuple[int, ...],
+        shape: SupportsIndex | Iterable[SupportsIndex],
         dtype: DTypeLike = "uint8",
         *,
         order: Literal["C", "F"] = "C",
@@ -153,15 +165,25 @@ class SageQueue(SharedQueue[T], Closing, Generic[T]):
         wait for memory and the wait for room.
 
         Raises:
-            InvalidOption: the dtype is not plain data, or the codec carries no arrays.
+            InvalidOption: the dtype is not plain data, the shape has more than 12 dimensions or
+                is larger than any memory, or the codec carries no arrays.
             Full, ShutDown: at the end of the block, as :meth:`put` does.
         """
         import numpy
 
-        extents = (shape,) if isinstance(shape, int) else tuple(shape)
+        extents = _extents_of(shape)
         _check("shape", shape, all(extent >= 0 for extent in extents), "extents of 0 or more")
+        _check(
+            "shape", shape, len(extents) <= _MAX_DIMENSIONS, f"at most {_MAX_DIMENSIONS} of them"
+        )
+        try:
+            kind = numpy.dtype(dtype)
+        except (TypeError, ValueError) as error:
+            raise InvalidOption(f"dtype={dtype!r} is not allowed: {error}") from error
+        size = math.prod(extent for extent in extents if extent) * kind.itemsize
+        _check("shape", shape, size <= sys.maxsize, f"at most {sys.maxsize} bytes")
         _check("order", order, order in ("C", "F"), "C or F")
-        return self._loan(extents, numpy.dtype(dtype), order == "F", block, timeout)
+        return self._loan(extents, kind, order == "F", block, timeout)
 
     def get_reference(self) -> SageQueueRef[T]:
         """A small picklable name of this queue, which holds nothing open."""
@@ -231,8 +253,17 @@ def _check(option: str, value: object, allowed: bool, expected: str) -> None:
 
 def checked_name(name: str) -> str:
     """The name, if a queue can have it; InvalidOption otherwise."""
-    _check("name", name, _NAME.fullmatch(name) is not None, "1 to 180 of A-Z a-z 0-9 _ -")
+    allowed = isinstance(name, str) and _NAME.fullmatch(name) is not None
+    _check("name", name, allowed, "1 to 180 of A-Z a-z 0-9 _ -")
     return name
+
+
+def _extents_of(shape: Any) -> tuple[int, ...]:
+    try:
+        extents = tuple(shape)
+    except TypeError:
+        extents = (shape,)
+    return tuple(count_of("shape", extent) for extent in extents)
 
 
 def _slots_for(maxsize: int, capacity: int | None) -> int:
