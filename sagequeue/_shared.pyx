@@ -374,10 +374,10 @@ cdef class SharedQueue:
         if self.state == CLOSED:
             self.state = LEFT  # the parent's other thread leaves
         elif self.forks_with_us():
-            self.orphaned_by = sq_queue_fork_child(&self.queue, &membership.value)
-            self.orphaned_errno = errno
-            if self.orphaned_by != SQ_OK:
+            if sq_queue_fork_child(&self.queue, &membership.value) != SQ_OK:
                 self.state = ORPHANED
+                self.orphaned_by = membership.status
+                self.orphaned_errno = membership.error
 
     cdef void forget_parents_messages(self) noexcept:
         """In the child, when all handles have rejoined: this may run other code."""
@@ -1393,10 +1393,18 @@ cdef int register(SharedQueue handle) except -1:
 cdef class Membership:
     """A participant that a child is to be: entered before the fork, for one handle."""
     cdef sq_membership value
+    cdef sq_status status  # of entering
+    cdef int error
     cdef SharedQueue handle
 
     def __cinit__(self):
         self.value.fd = -1
+        self.status = SQ_TABLE_FULL
+
+    cdef void enter(self, SharedQueue handle) noexcept:
+        self.handle = handle
+        self.status = sq_queue_fork_prepare(&handle.queue, &self.value)
+        self.error = errno
 
     cdef void close(self) noexcept:
         """In the parent, or when there was no fork after all."""
@@ -1417,9 +1425,8 @@ def _prepare_fork():
         handle = reference()
         if handle is not None and handle.forks_with_us():
             membership = Membership()
-            membership.handle = handle
             memberships.append(membership)
-            sq_queue_fork_prepare(&handle.queue, &membership.value)
+            membership.enter(handle)
 
 
 def _end_fork_in_parent():
