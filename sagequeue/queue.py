@@ -98,7 +98,7 @@ class SageQueue(SharedQueue[T], Closing, Generic[T]):
             "a multiple of 64 from 64 to 1024",
         )
         _check("pool_bytes", pool_bytes, 64 << 10 <= pool_bytes <= 1 << 40, "64 KiB to 1 TiB")
-        _check("max_participants", max_participants, 1 <= max_participants < 4096, "1 to 4095")
+        _check("max_participants", max_participants, 1 <= max_participants <= 4096, "1 to 4096")
         _check(
             "recovery_interval",
             recovery_interval,
