@@ -393,6 +393,25 @@ def test_items_that_an_interrupted_call_had_decoded_are_lost_by_a_close_and_it_s
         assert drain(other) == ["interrupted", 4]
 
 
+def test_items_that_close_the_queue_when_a_close_drops_them() -> None:
+    def work() -> None:
+        queue, other = make()
+        other.put_many([ClosesWhenDropped(), 2, InterruptedOnce(), Undecodable()])
+        InterruptedOnce.pending = True
+        with pytest.raises(KeyboardInterrupt):
+            queue.get_many()
+        queue.close()
+        assert other.participants() == [os.getpid()]
+        assert other.qsize() == 2
+
+    in_child(work)
+
+
+class ClosesWhenDropped:
+    def __del__(self) -> None:
+        current.close()
+
+
 def interrupt() -> str:
     if InterruptedOnce.pending:
         InterruptedOnce.pending = False
