@@ -408,8 +408,17 @@ def test_items_that_close_the_queue_when_a_close_drops_them() -> None:
 
 
 class ClosesWhenDropped:
+    """Not the one that was put: the one that came out."""
+
+    def __init__(self, came_out: bool = False) -> None:
+        self.came_out = came_out
+
+    def __reduce__(self) -> Any:
+        return ClosesWhenDropped, (True,)
+
     def __del__(self) -> None:
-        current.close()
+        if self.came_out:
+            current.close()
 
 
 def interrupt() -> str:
