@@ -214,10 +214,8 @@ class SageQueue(SharedQueue[T], Closing, Generic[T]):
 
     def _state_to_send(self) -> Any:
         """What a subclass has beside the queue, as pickle would ask for it; or None."""
-        if sys.version_info >= (3, 11) or hasattr(self, "__getstate__"):
-            state = self.__getstate__()
-        else:
-            state = self.__dict__
+        # objects have it since Python 3.11
+        state = getattr(self, "__getstate__", lambda: self.__dict__)()
         if isinstance(state, dict):
             state = {name: value for name, value in state.items() if name != "logger"}
         return state or None
