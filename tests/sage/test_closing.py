@@ -408,8 +408,19 @@ def test_items_that_close_the_queue_when_a_close_drops_them() -> None:
 
 
 class ClosesWhenDropped:
+    """Once it has been through a queue."""
+
+    arrived = False
+
+    def __setstate__(self, state: Any) -> None:
+        self.arrived = True
+
+    def __getstate__(self) -> Any:
+        return True
+
     def __del__(self) -> None:
-        current.close()
+        if self.arrived:
+            current.close()
 
 
 def interrupt() -> str:
