@@ -408,16 +408,18 @@ def test_items_that_close_the_queue_when_a_close_drops_them() -> None:
 
 
 class ClosesWhenDropped:
-    """Not the one that was put: the one that came out."""
+    """Once it has been through a queue."""
 
-    def __init__(self, came_out: bool = False) -> None:
-        self.came_out = came_out
+    arrived = False
 
-    def __reduce__(self) -> Any:
-        return ClosesWhenDropped, (True,)
+    def __setstate__(self, state: Any) -> None:
+        self.arrived = True
+
+    def __getstate__(self) -> Any:
+        return True
 
     def __del__(self) -> None:
-        if self.came_out:
+        if self.arrived:
             current.close()
 
 
