@@ -1147,20 +1147,11 @@ cdef class SharedQueue:
             sq_queue_leave(&self.queue)
         # only now do the items and errors go, which may run other code
 
-    cdef void give_back(self, const sq_taken *message) noexcept:
-        cdef uint32_t chunk = message.chunk
-        if message.storage == SQ_INLINE and self.copy_to_chunk(message, &chunk) != SQ_OK:
-            self.lost += 1
+    cdef void give_back(self, sq_taken *message) noexcept:
+        if sq_lease_taken(&self.queue, message) == SQ_OK:
+            sq_lease_return(&self.queue, message.chunk)
         else:
-            sq_lease_return(&self.queue, chunk)
-
-    cdef sq_status copy_to_chunk(self, const sq_taken *message, uint32_t *chunk) noexcept:
-        """Put a message that was taken from its slot into a chunk, as a claim would have done."""
-        cdef sq_status status = sq_copy_acquire(&self.queue, chunk)
-        if status == SQ_OK:
-            memcpy(sq_chunk_data(&self.queue, chunk[0]), message.body, message.length)
-            sq_chunk_describe(&self.queue, chunk[0], message.length, message.tag)
-        return status
+            self.lost += 1
 
     cdef uint64_t deferred_count(self) noexcept:
         cdef uint64_t count = 0 if self.decoded is None else <uint64_t> len(self.decoded)
@@ -1227,20 +1218,18 @@ cdef class SharedQueue:
         """Move a message from a batch to the leases; False when no more can be leased."""
         cdef Lease lease = Lease.__new__(Lease)
         cdef Body body = Body.__new__(Body)
-        cdef const sq_taken *message = batch.at(batch.first)
-        cdef uint32_t chunk = message.chunk
-        cdef sq_status status = SQ_OK
+        cdef sq_taken *message = batch.at(batch.first)
+        cdef sq_status status
         leases.append(lease)
         if batch.forks != self.forks or not self.is_member():
             self.check_call(batch.forks)
-        if message.storage == SQ_INLINE:  # it was taken, not claimed
-            status = self.copy_to_chunk(message, &chunk)
-            if status != SQ_OK:
-                leases.pop()
-                if leases:
-                    return False
-                raise self.no_lease_left() if status == SQ_NO_CHUNK else self.error_of(status)
-        body.hold(self, chunk, RETURN)
+        status = sq_lease_taken(&self.queue, message)  # unless it was claimed
+        if status != SQ_OK:
+            leases.pop()
+            if leases:
+                return False
+            raise self.no_lease_left() if status == SQ_NO_CHUNK else self.error_of(status)
+        body.hold(self, message.chunk, RETURN)
         body.size = message.length
         lease.body = body
         lease.tag = message.tag
