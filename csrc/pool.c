@@ -33,6 +33,7 @@ static sq_status back_data(sq_queue *queue, uint32_t chunk, uint64_t bytes) {
 
 static bool try_own(sq_queue *queue, uint32_t chunk) {
     sq_chunk *entry = sq_chunk_at(queue, chunk);
+    /* relaxed: the CAS acquires */
     uint64_t word = atomic_load_explicit(&entry->word, memory_order_relaxed);
     /* acquire, pairs with change_word, sq_chunk_unpin and settle_chunk: the former holder's reads
      * and writes of the chunk are over */
@@ -251,6 +252,7 @@ void sq_chunk_release(sq_queue *queue, uint32_t chunk) {
 
 void sq_chunk_unpin(sq_queue *queue, uint32_t chunk) {
     _Atomic uint64_t *shared = &sq_chunk_at(queue, chunk)->word;
+    /* relaxed: if it is pinned by us, we wrote that */
     uint64_t word = atomic_load_explicit(shared, memory_order_relaxed);
     while (sq_chunk_pinner(word) == queue->id) {
         /* release, pairs with try_own: we have looked at it for the last time */
@@ -271,6 +273,7 @@ sq_status sq_external_acquire(sq_queue *queue, uint64_t bytes, uint32_t *chunk,
         return status;
     }
     char name[SQ_FILE_NAME_MAX];
+    /* relaxed: only that no two are the same matters */
     uint64_t number =
         atomic_fetch_add_explicit(&queue->header->external_segments, 1, memory_order_relaxed) + 1;
     /* on record before it exists: whoever frees the chunk removes the segment, should we die */

@@ -67,8 +67,9 @@ static void open_handle(sq_queue *queue) {
     queue->bounded = queue->segment.maxsize != 0;
     queue->limit = queue->bounded ? queue->segment.maxsize : queue->segment.capacity;
     queue->turn_shift = (uint64_t)__builtin_ctz(queue->segment.capacity);
+    /* relaxed, both: nobody else has the handle yet */
     atomic_store_explicit(&queue->spin_ns, SPIN_FIRST_NS, memory_order_relaxed);
-    atomic_flag_clear(&queue->recovering);
+    atomic_flag_clear_explicit(&queue->recovering, memory_order_relaxed);
 }
 
 static sq_status unmap_unless_ok(sq_queue *queue, sq_status status) {
@@ -187,8 +188,9 @@ sq_status sq_queue_fork_child(sq_queue *queue, sq_membership *own) {
     queue->id = 0;
     queue->producing = false;
     queue->consuming = false;
+    /* relaxed, both: the other threads are the parent's */
     atomic_store_explicit(&queue->control_seen, 0, memory_order_relaxed);
-    atomic_flag_clear(&queue->recovering);
+    atomic_flag_clear_explicit(&queue->recovering, memory_order_relaxed);
     queue->segment.fd = -1; /* the parent's was closed (see inherited.h) */
     if (own->fd < 0) {
         return SQ_TABLE_FULL;

@@ -28,8 +28,10 @@ static void complete_tombstone(sq_queue *queue) {
         return;
     }
     const sq_slot *slot = sq_segment_slot(&queue->segment, pending - 1);
+    /* acquire, pairs with write_tombstone */
     if (atomic_load_explicit(&slot->sequence, memory_order_acquire) >=
         sq_sequence(queue, pending - 1, SQ_TOMBSTONE)) {
+        /* relaxed: acquired with pending_tombstone */
         uint64_t dropped = atomic_load_explicit(&header->tombstones_after, memory_order_relaxed);
         /* seq_cst, pairs with sq_unfinished */
         atomic_store_explicit(&header->dropped, dropped, memory_order_seq_cst);
@@ -41,6 +43,7 @@ static void complete_tombstone(sq_queue *queue) {
 /* The caller knows that the slot is the dead one's: nobody else changes it. */
 static void write_tombstone(sq_queue *queue, uint64_t position, uint64_t sequence) {
     sq_header *header = queue->header;
+    /* relaxed, both: only the recoverer writes them */
     atomic_store_explicit(&header->tombstones_after,
                           atomic_load_explicit(&header->dropped, memory_order_relaxed) + 1,
                           memory_order_relaxed);
@@ -82,7 +85,8 @@ static bool settle_reservations(sq_queue *queue, uint32_t dead) {
         if (sq_intended_by(queue, position, false, dead, true) != 0) {
             settled = false;
         } else if (sequence == atomic_load_explicit(word, memory_order_acquire)) {
-            /* a living one that has withdrawn its intent since had committed before */
+            /* acquire, pairs with withdraw: a living one whose intent is gone had committed before
+             */
             write_tombstone(queue, position, sequence);
         }
     }
@@ -93,6 +97,7 @@ static bool settle_reservations(sq_queue *queue, uint32_t dead) {
  */
 static void widen_redelivery(sq_queue *queue, uint64_t position) {
     sq_header *header = queue->header;
+    /* relaxed, both: we are the only writer */
     uint64_t from = atomic_load_explicit(&header->redelivery_from, memory_order_relaxed);
     uint64_t to = atomic_load_explicit(&header->redelivery_to, memory_order_relaxed);
     /* release, both: pair with find_returned_slots */
@@ -149,6 +154,7 @@ static bool settle_claims(sq_queue *queue, uint32_t dead, bool *returned) {
  * its holder's until that CAS, so another recoverer would decide the same. */
 static bool settle_chunk(sq_queue *queue, uint32_t chunk, uint64_t word) {
     sq_chunk *entry = sq_chunk_at(queue, chunk);
+    /* relaxed: acquired with the word (drop_pin) */
     uint64_t place = atomic_load_explicit(&entry->place, memory_order_relaxed);
     bool pinned = sq_chunk_state(word) == SQ_CHUNK_PINNED;
     bool in_slot = !pinned && place != 0 && sq_slot_holds(queue, place - 1);
@@ -220,6 +226,7 @@ static bool settle_participant(sq_queue *queue, uint32_t index) {
     }
     give_up_role(&queue->header->producer, index + 1);
     give_up_role(&queue->header->consumer, index + 1);
+    /* relaxed, all: the identity releases them */
     atomic_store_explicit(&entry->put_intent, 0, memory_order_relaxed);
     atomic_store_explicit(&entry->take_intent, 0, memory_order_relaxed);
     atomic_fetch_add_explicit(&queue->header->deaths, 1, memory_order_relaxed);
@@ -280,10 +287,12 @@ sq_status sq_recover(sq_queue *queue, uint32_t *found) {
     if (!is_anybody_dead(queue)) {
         return SQ_OK;
     }
+    /* acquire, pairs with the clear below, of another thread of ours */
     if (atomic_flag_test_and_set_explicit(&queue->recovering, memory_order_acquire)) {
         return SQ_BUSY; /* another thread of ours */
     }
     sq_status status = settle_alone(queue, found);
+    /* release, pairs with the test above */
     atomic_flag_clear_explicit(&queue->recovering, memory_order_release);
     if (*found > 0) {
         sq_wake_all(queue);
@@ -293,6 +302,7 @@ sq_status sq_recover(sq_queue *queue, uint32_t *found) {
 
 uint32_t sq_recover_if_due(sq_queue *queue, uint64_t every_ns) {
     uint64_t now = sq_now_ns();
+    /* relaxed: only advice */
     uint64_t last = atomic_load_explicit(&queue->header->last_recovery_ns, memory_order_relaxed);
     uint32_t found = 0;
     if (last > now || now - last >= every_ns) {

@@ -206,6 +206,7 @@ static void notify_committed(sq_queue *queue, uint64_t position, uint32_t n) {
 
 sq_status sq_put(sq_queue *queue, const sq_item *items, uint32_t n, uint32_t *accepted) {
     sq_header *header = queue->header;
+    /* relaxed, here and when it has moved: the CAS decides whether it is right */
     uint64_t tail = atomic_load_explicit(&header->tail, memory_order_relaxed);
     uint32_t room;
     *accepted = 0;
@@ -270,6 +271,7 @@ static sq_taken *taken_at(const sq_queue *queue, void *taken, uint32_t i) {
  * lease is the message, and the slot may go. */
 static inline sq_status lease(sq_queue *queue, uint32_t chunk, uint64_t position, sq_taken *taken) {
     sq_chunk *entry = sq_chunk_at(queue, chunk);
+    /* relaxed: acquired with the slot's sequence word, or by claim_returned */
     uint64_t word = atomic_load_explicit(&entry->word, memory_order_relaxed);
     unsigned state = sq_chunk_state(word);
     uint64_t room = queue->segment.chunk_bytes[sq_chunk_class(chunk)];
@@ -401,6 +403,7 @@ static bool overrun(const sq_queue *queue, uint64_t head) {
 static sq_status take_as_only_consumer(sq_queue *queue, void *taken, uint32_t n, uint32_t *count,
                                        copies *copies) {
     sq_header *header = queue->header;
+    /* relaxed: only we move it */
     uint64_t head = atomic_load_explicit(&header->head, memory_order_relaxed);
     uint32_t claimed = committed_at(queue, head, n);
     if (claimed == 0) {
@@ -420,6 +423,7 @@ static sq_status take_as_only_consumer(sq_queue *queue, void *taken, uint32_t n,
 static sq_status take_as_one_of_many(sq_queue *queue, void *taken, uint32_t n, uint32_t *count,
                                      copies *copies) {
     sq_header *header = queue->header;
+    /* relaxed, here and when it has moved: the CAS decides whether it is right */
     uint64_t head = atomic_load_explicit(&header->head, memory_order_relaxed);
     uint32_t claimed;
     for (;;) {
@@ -517,6 +521,7 @@ SQ_COLD static sq_status take_returned(sq_queue *queue, sq_taken *taken, uint32_
 static bool slot_is_stuck(const sq_queue *queue, uint64_t position, bool taking) {
     _Atomic uint64_t *word = &sq_segment_slot(&queue->segment, position)->sequence;
     uint64_t next_turn = UINT64_C(1) << queue->turn_shift;
+    /* acquire, pairs with write_committed and release_slots */
     uint64_t sequence = atomic_load_explicit(word, memory_order_acquire);
     bool settled = taking
                        ? sequence == sq_sequence(queue, position + next_turn, SQ_EMPTY_SLOT) ||
@@ -535,17 +540,14 @@ static bool cursor_is_stuck(const sq_queue *queue, uint64_t head, uint64_t tail)
     bool room_stuck = !queue->single_consumer && tail >= capacity && tail - capacity < head &&
                       slot_is_stuck(queue, tail - capacity, true);
     /* a cursor that has moved meanwhile is not stuck */
-    return (message_stuck &&
-            atomic_load_explicit(&queue->header->head, memory_order_acquire) == head) ||
-           (room_stuck && (atomic_load_explicit(&queue->header->tail, memory_order_acquire) &
-                           ~SQ_TAIL_CLOSED) == tail);
+    return (message_stuck && sq_load_head(queue) == head) ||
+           (room_stuck && sq_load_tail(queue) == tail);
 }
 
 sq_status sq_check_cursors(const sq_queue *queue) {
-    uint64_t before = atomic_load_explicit(&queue->header->head, memory_order_acquire);
-    uint64_t tail =
-        atomic_load_explicit(&queue->header->tail, memory_order_acquire) & ~SQ_TAIL_CLOSED;
-    uint64_t head = atomic_load_explicit(&queue->header->head, memory_order_acquire);
+    uint64_t before = sq_load_head(queue);
+    uint64_t tail = sq_load_tail(queue);
+    uint64_t head = sq_load_head(queue);
     /* the tail is not behind a head read before it, nor a lap ahead of one read after it */
     bool sane = before <= tail && (int64_t)(tail - head) <= (int64_t)queue->segment.capacity;
     bool stuck = SQ_RECOVERY && cursor_is_stuck(queue, head, tail);
@@ -620,6 +622,7 @@ sq_status sq_take(sq_queue *queue, void *taken, uint32_t n, uint32_t *count) {
 sq_status sq_claim(sq_queue *queue, void *taken, uint32_t n, uint32_t *count) {
     *count = 0;
     n = n < SQ_CLAIM_MAX ? n : SQ_CLAIM_MAX;
+    /* relaxed: only to know how many copies to get ready */
     uint64_t head = atomic_load_explicit(&queue->header->head, memory_order_relaxed);
     uint32_t ready = committed_at(queue, head, n);
     copies copies = {.count = 0, .used = 0};

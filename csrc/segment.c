@@ -83,7 +83,7 @@ static bool options_allowed(const sq_segment *segment) {
            (segment->capacity & (segment->capacity - 1)) == 0 &&
            segment->maxsize <= segment->capacity && segment->slot_bytes >= SQ_SLOT_MIN &&
            segment->slot_bytes <= SQ_SLOT_MAX && segment->slot_bytes % 64 == 0 &&
-           segment->participants >= 2 && segment->participants <= SQ_PARTICIPANTS_MAX &&
+           segment->participants >= 1 && segment->participants <= SQ_PARTICIPANTS_MAX &&
            segment->mode <= (SQ_SINGLE_PRODUCER | SQ_SINGLE_CONSUMER) &&
            segment->recovery_ms >= 1 && segment->recovery_ms <= 60000 &&
            segment->pool_bytes >= SQ_POOL_MIN && segment->pool_bytes <= SQ_POOL_MAX &&

@@ -18,6 +18,7 @@ uint64_t sq_unfinished(const sq_queue *queue) {
 
 sq_status sq_task_done(sq_queue *queue) {
     sq_header *header = queue->header;
+    /* relaxed: the CAS decides whether it is right */
     uint64_t done = atomic_load_explicit(&header->done, memory_order_relaxed);
     do {
         if (sq_unfinished(queue) == 0) {

@@ -26,7 +26,8 @@ void sq_event_sleep(sq_event *event, uint32_t key, uint64_t timeout_ns) {
 }
 
 void sq_event_wake(sq_event *event, uint32_t waiters) {
-    /* a new count first: who took the old key and is not yet asleep will not fall asleep */
+    /* a new count first: who took the old key and is not yet asleep will not fall asleep; seq_cst,
+     * pairs with sq_event_prepare */
     atomic_fetch_add_explicit(&event->word, 2, memory_order_seq_cst);
     int wanted = waiters > INT_MAX ? INT_MAX : (int)waiters;
     long woken = futex(&event->word, FUTEX_WAKE, (uint32_t)wanted, NULL);
@@ -35,6 +36,7 @@ void sq_event_wake(sq_event *event, uint32_t waiters) {
     }
     /* Nobody is left asleep: take the bit back. Who fell asleep since then did so on a word that
      * still had it and would be forgotten, so they are woken to announce themselves again. */
+    /* relaxed: the CAS decides; seq_cst there, pairs with sq_event_prepare */
     uint32_t word = atomic_load_explicit(&event->word, memory_order_relaxed);
     while ((word & 1) &&
            !atomic_compare_exchange_weak_explicit(&event->word, &word, (word + 2) & ~UINT32_C(1),

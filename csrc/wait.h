@@ -23,7 +23,8 @@ uint64_t sq_now_ns(void);
 
 /* Announce a waiter; the caller looks at its condition once more before it sleeps. */
 static inline uint32_t sq_event_prepare(sq_event *event) {
-    /* seq_cst: either we see the change that is being notified, or the notifier sees bit 0 */
+    /* seq_cst, pairs with sq_event_awaited: either we see the change that is being notified, or the
+     * notifier sees bit 0 */
     return atomic_fetch_or_explicit(&event->word, 1, memory_order_seq_cst) | 1;
 }
 
@@ -33,7 +34,7 @@ void sq_event_sleep(sq_event *event, uint32_t key, uint64_t timeout_ns);
 void sq_event_wake(sq_event *event, uint32_t waiters);
 
 /* Whether anybody may be asleep. The change they wait for must have been made by a seq_cst
- * read-modify-write, so that this load cannot be done before it. */
+ * read-modify-write, so that this load cannot be done before it. Pairs with sq_event_prepare. */
 static inline bool sq_event_awaited(const sq_event *event) {
     return atomic_load_explicit(&event->word, memory_order_seq_cst) & 1;
 }

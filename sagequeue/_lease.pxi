@@ -122,10 +122,7 @@ cdef class Lease:
             return owner.codec.decode(self.tag, body.data, body.size, body)
         except DecodeError as error:
             raise_interruption(error)
-            raise DecodeError(
-                f"codec {owner.codec.name!r} cannot decode the message of this lease: "
-                f"{error.__cause__!r}; release() drops it, reject() has it delivered again"
-            ) from error.__cause__
+            raise
 
     def release(self):
         """Acknowledge: the message is done with and will not be delivered again."""

@@ -337,7 +337,7 @@ cdef class ObjectQueue:
             most = most_of(max_items)
         if block and timeout is not None:
             deadline = deadline_of(timeout)
-        while not items or self.count == 0:
+        while self.count == 0 or len(items) < min(self.count, most):
             if self.count == 0:
                 self.await_item(block, deadline)
             items = [None] * min(self.count, most)

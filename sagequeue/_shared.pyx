@@ -302,19 +302,12 @@ cdef class SharedQueue:
     cdef void leave_if_idle(self) noexcept:
         """Leave when closed and nothing holds us, unmap when nothing looks into the mapping."""
         if self.state == CLOSED and self.inside == 0:
-            self.give_back_deferred()
-            if self.held == 0:
-                self.leave()
+            self.give_back_deferred(self.held == 0)
         if self.state == LEFT and self.inside == 0 and self.bodies == 0 and self.mapped:
             self.mapped = False
             sq_queue_unmap(&self.queue)
         if self.lost > 0:
             self.report_lost()
-
-    cdef void leave(self) noexcept:
-        self.state = LEFT
-        self.end_invitations()
-        sq_queue_leave(&self.queue)
 
     cdef bint is_member(self) noexcept:
         """Whether this participant is in the table: what it holds is its own until it leaves."""
@@ -340,14 +333,12 @@ cdef class SharedQueue:
         if self.state == OPEN and self.inside == 0:
             self.close()
         if self.is_member() and self.writing == 0:
-            self.give_back_deferred()
-            self.leave()
+            self.give_back_deferred(True)
 
     def __dealloc__(self):
         # nothing holds or looks any more: it would have kept us alive
         if self.is_member():
-            self.give_back_deferred()
-            self.leave()
+            self.give_back_deferred(True)
         if self.mapped:
             sq_queue_unmap(&self.queue)
         if self.lost > 0:
@@ -374,10 +365,10 @@ cdef class SharedQueue:
         if self.state == CLOSED:
             self.state = LEFT  # the parent's other thread leaves
         elif self.forks_with_us():
-            self.orphaned_by = sq_queue_fork_child(&self.queue, &membership.value)
-            self.orphaned_errno = errno
-            if self.orphaned_by != SQ_OK:
+            if sq_queue_fork_child(&self.queue, &membership.value) != SQ_OK:
                 self.state = ORPHANED
+                self.orphaned_by = membership.status
+                self.orphaned_errno = membership.error
 
     cdef void forget_parents_messages(self) noexcept:
         """In the child, when all handles have rejoined: this may run other code."""
@@ -539,13 +530,13 @@ cdef class SharedQueue:
 
     # ---- waiting, with the GIL given up ----
 
-    cdef int wait(self, void (*wait)(sq_queue *, uint64_t) noexcept nogil,
+    cdef int wait(self, void (*sleep)(sq_queue *, uint64_t) noexcept nogil,
                   uint64_t timeout_ns) except -1:
         """Wait in the core; then check_call() has to come before the core is used again."""
         timeout_ns = min(timeout_ns, LONGEST_WAIT_NS)
         with nogil:
-            wait(&self.queue, timeout_ns)
-        self.look_for_holdup(wait is sq_await_room)
+            sleep(&self.queue, timeout_ns)
+        self.look_for_holdup(sleep is sq_await_room)
         PyErr_CheckSignals()
         return 0
 
@@ -1001,16 +992,20 @@ cdef class SharedQueue:
     cdef int end_failed_get(self, const sq_taken *taken, uint32_t forks) except -1:
         """A message whose decoding was interrupted comes with the next call; else it is consumed."""
         cdef Batch batch
+        cdef bint interrupted = True
         error = sys.exc_info()[1]
-        if is_interrupted(error):
-            batch = Batch.of(self, 1)
-            batch.forks = forks
-            memcpy(batch.records, taken, batch.stride)
-            batch.end = 1
-            self.defer(batch)
-            raise_interruption(error)
-        elif taken.storage == SQ_IN_CHUNK:
-            self.release_chunk(taken.chunk, forks)
+        try:
+            interrupted = is_interrupted(error)  # which may be interrupted itself
+        finally:
+            if interrupted:
+                batch = Batch.of(self, 1)
+                batch.forks = forks
+                memcpy(batch.records, taken, batch.stride)
+                batch.end = 1
+                self.defer(batch)
+            elif taken.storage == SQ_IN_CHUNK:
+                self.release_chunk(taken.chunk, forks)
+        raise_interruption(error)
         return 0
 
     def get_nowait(self):
@@ -1055,7 +1050,7 @@ cdef class SharedQueue:
             return self.decode_batch(batch, most, False)
         self.decoded = None
         if <uint64_t> len(items) > most:
-            self.decoded = items[most:]
+            self.keep_decoded(items[most:], self.forks)
             del items[most:]
         return items
 
@@ -1074,6 +1069,10 @@ cdef class SharedQueue:
                         min(batch.room, most - <uint32_t> len(items)), &batch.end)
                 if batch.end == 0:
                     return items
+        except BaseException:
+            if items:
+                self.keep_decoded(items, batch.forks)
+            raise
         finally:
             if batch.first < batch.end:
                 self.defer(batch)
@@ -1091,10 +1090,9 @@ cdef class SharedQueue:
                 return batch.forks == self.forks and self.is_member()
         if items and isinstance(batch.error, Exception) and not is_interrupted(batch.error):
             return False
+        interrupted = is_interrupted(batch.error)
         error, batch.error = batch.error, None
-        if items:
-            self.keep_decoded(items, batch.forks)
-        if is_interrupted(error):
+        if interrupted:
             raise_interruption(error)
         else:
             self.consume(batch)
@@ -1129,19 +1127,25 @@ cdef class SharedQueue:
             batch.newer = self.deferred
             self.deferred = batch
 
-    cdef void give_back_deferred(self) noexcept:
-        """Have the queue deliver them again."""
-        cdef Batch oldest = self.deferred  # which keeps all of them until the end
+    cdef void give_back_deferred(self, bint leave) noexcept:
+        """Have the queue deliver them again, and then leave it or not."""
+        cdef Batch oldest = self.deferred  # which keeps the newer ones
         cdef Batch batch = oldest
+        cdef list decoded = self.decoded
         cdef uint32_t i
         self.deferred = None
+        self.decoded = None
         while batch is not None:
             for i in range(batch.first, batch.end):
                 self.give_back(batch.at(i))
             batch = batch.newer
-        if self.decoded is not None:
-            self.lost += <uint32_t> len(self.decoded)
-            self.decoded = None
+        if decoded is not None:
+            self.lost += <uint32_t> len(decoded)
+        if leave:
+            self.state = LEFT
+            self.end_invitations()
+            sq_queue_leave(&self.queue)
+        # only now do the items and errors go, which may run other code
 
     cdef void give_back(self, const sq_taken *message) noexcept:
         cdef uint32_t chunk = message.chunk
@@ -1249,6 +1253,7 @@ cdef class SharedQueue:
         return Loan.of(self, shape, dtype, fortran, block, timeout)
 
     # ---- the queue as a whole ----
+    # Where nothing runs between check_open() and the core, and nothing waits, that is guard enough.
 
     def qsize(self):
         """How many items are waiting; other participants may change it at any time."""
@@ -1393,10 +1398,18 @@ cdef int register(SharedQueue handle) except -1:
 cdef class Membership:
     """A participant that a child is to be: entered before the fork, for one handle."""
     cdef sq_membership value
+    cdef sq_status status  # of entering
+    cdef int error
     cdef SharedQueue handle
 
     def __cinit__(self):
         self.value.fd = -1
+        self.status = SQ_TABLE_FULL
+
+    cdef void enter(self, SharedQueue handle) noexcept:
+        self.handle = handle
+        self.status = sq_queue_fork_prepare(&handle.queue, &self.value)
+        self.error = errno
 
     cdef void close(self) noexcept:
         """In the parent, or when there was no fork after all."""
@@ -1417,9 +1430,8 @@ def _prepare_fork():
         handle = reference()
         if handle is not None and handle.forks_with_us():
             membership = Membership()
-            membership.handle = handle
             memberships.append(membership)
-            sq_queue_fork_prepare(&handle.queue, &membership.value)
+            membership.enter(handle)
 
 
 def _end_fork_in_parent():

@@ -20,9 +20,9 @@ def report_holdup(queue: str, pid: int) -> None:
         pid: the participant's process.
     """
     logging.getLogger("sagequeue").warning(
-        "queue %r waits for process %d, which is in the middle of putting or taking a message, or of "
-        "settling what a dead participant left, and %s; the queue goes on when that process does, or "
-        "when it is killed",
+        "queue %r waits for process %d, which is in the middle of putting or taking a message, or "
+        "of settling what a dead participant left, and %s; the queue goes on when that process "
+        "does, or when it is killed",
         queue,
         pid,
         _state_of(pid),

@@ -30,8 +30,8 @@ class QueueInfo:
 
     Attributes:
         state: ``"live"``: somebody takes part; ``"stale"``: all participants are dead;
-            ``"foreign"``: another user's, not looked into; ``"incompatible"``: of another version
-            or pid namespace; ``"corrupt"``.
+            ``"foreign"``: another user's, not looked into; ``"incompatible"``: of another
+            version; ``"corrupt"``.
         waiting: items to get.
         leases: items claimed and not released.
         pids: live participants, one for each handle.

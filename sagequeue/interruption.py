@@ -34,8 +34,7 @@ def _is_signal_handler(frame: FrameType) -> bool:
         name = code.co_varnames[code.co_argcount + code.co_kwonlyargcount]
         arguments += variables.get(name, ())
     return any(
-        isinstance(number, int) and caller is interrupted
-        for number, caller in pairwise(arguments)
+        isinstance(number, int) and caller is interrupted for number, caller in pairwise(arguments)
     )
 
 

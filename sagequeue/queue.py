@@ -98,7 +98,7 @@ class SageQueue(SharedQueue[T], Closing, Generic[T]):
             "a multiple of 64 from 64 to 1024",
         )
         _check("pool_bytes", pool_bytes, 64 << 10 <= pool_bytes <= 1 << 40, "64 KiB to 1 TiB")
-        _check("max_participants", max_participants, 1 <= max_participants < 4096, "1 to 4095")
+        _check("max_participants", max_participants, 1 <= max_participants <= 4096, "1 to 4096")
         _check(
             "recovery_interval",
             recovery_interval,
@@ -214,10 +214,8 @@ class SageQueue(SharedQueue[T], Closing, Generic[T]):
 
     def _state_to_send(self) -> Any:
         """What a subclass has beside the queue, as pickle would ask for it; or None."""
-        if sys.version_info >= (3, 11) or hasattr(self, "__getstate__"):
-            state = self.__getstate__()
-        else:
-            state = self.__dict__
+        # objects have it since Python 3.11
+        state = getattr(self, "__getstate__", lambda: self.__dict__)()
         if isinstance(state, dict):
             state = {name: value for name, value in state.items() if name != "logger"}
         return state or None

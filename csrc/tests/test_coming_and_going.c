@@ -21,7 +21,7 @@ static void options_are_checked(void) {
     bad[4].slot_bytes = 100;
     bad[5].slot_bytes = 0;
     bad[6].slot_bytes = 2 * SQ_SLOT_MAX;
-    bad[7].participants = 1;
+    bad[7].participants = 0;
     bad[8].participants = SQ_PARTICIPANTS_MAX + 1;
     bad[9].mode = 4;
     bad[10].recovery_ms = 0;

@@ -100,6 +100,54 @@ static void returned_comes_first_and_flagged(void) {
     }
 }
 
+static void *await_room_once(void *unused) {
+    (void)unused;
+    uint64_t start = sq_now_ns();
+    while (!sq_room_ready(&queue)) {
+        sq_await_room(&queue, HANG_NS);
+        CHECK(sq_now_ns() - start < HANG_NS);
+    }
+    return NULL;
+}
+
+/* What was given back takes room again: maxsize bounds all that waits. Taken again, it makes room,
+ * and whoever waits for room wakes. */
+static void what_is_given_back_takes_room(void) {
+    for (uint32_t mode = MPMC; mode <= SPSC; mode++) {
+        uint32_t chunks[4], extra;
+        uint64_t value;
+        message m;
+        pthread_t waiter;
+        create_with(&queue, options_of(mode, 4, 16));
+        enrol(&queue);
+        put_messages(&queue, 0, 0, 4, &CHUNK_BODIES);
+        for (uint32_t i = 0; i < 4; i++) {
+            CHECK(claim(&queue, &m, &chunks[i]) == 0);
+        }
+        CHECK(put_value(&queue, 10) == SQ_OK && put_value(&queue, 11) == SQ_OK);
+        sq_lease_return(&queue, chunks[0]);
+        sq_lease_return(&queue, chunks[1]);
+        CHECK(sq_size(&queue) == 4 && put_value(&queue, 12) == SQ_FULL);
+        sq_lease_return(&queue, chunks[2]); /* it has to be taken back, room or not */
+        CHECK(sq_size(&queue) == 5 && put_value(&queue, 12) == SQ_FULL);
+        CHECK(claim(&queue, &m, &extra) == 1 && m.number == 0);
+        CHECK(put_value(&queue, 12) == SQ_FULL && !sq_room_ready(&queue));
+        CHECK(pthread_create(&waiter, NULL, await_room_once, NULL) == 0);
+        CHECK(claim(&queue, &m, &chunks[0]) == 1 && m.number == 1);
+        CHECK(pthread_join(waiter, NULL) == 0);
+        CHECK(put_value(&queue, 12) == SQ_OK && put_value(&queue, 13) == SQ_FULL);
+        sq_chunk_release(&queue, extra);
+        sq_chunk_release(&queue, chunks[0]);
+        sq_chunk_release(&queue, chunks[3]);
+        CHECK(take_message(&queue, &m) == 1 && m.number == 2);
+        for (uint64_t i = 10; i < 13; i++) {
+            CHECK(take_value(&queue, &value) == SQ_OK && value == i);
+        }
+        CHECK(take_value(&queue, &value) == SQ_EMPTY);
+        close_queue(&queue);
+    }
+}
+
 /* Leases are bounded; who waits for one wakes when one is released. */
 static void as_many_as_slots(void) {
     uint32_t chunks[4], count;
@@ -311,6 +359,7 @@ int main(void) {
         TEST(released_in_any_order),
         TEST(many_at_a_time),
         TEST(returned_comes_first_and_flagged),
+        TEST(what_is_given_back_takes_room),
         TEST(as_many_as_slots),
         TEST(the_dead_had_all_copies),
         TEST(leases_of_the_dead_come_again),

@@ -218,10 +218,10 @@ def test_backpressure_holds_the_source() -> None:
     pipeline = Pipeline("slow", options=options).source(source).map(lambda n: n).sink(slow)
     with pipeline.start() as job:
         before = -1
-        while produced != before:  # until nothing moves any more
+        while produced < 200 or produced != before:  # until nothing moves any more
             before = produced
             time.sleep(0.3)
-        assert 200 <= produced < 5000
+        assert produced < 5000
         gate.set()
         assert job.result().stages[-1].packets == 100_000
 

@@ -382,12 +382,7 @@ def test_a_service_that_cannot_be_opened(on: str, serve: Any) -> None:
     assert "no model here" in str(task.get_status()[0].error)
 
 
-def kill_under_way(pid: int) -> float:
-    os.kill(pid, signal.SIGKILL)
-    return time.monotonic()
-
-
-def test_a_service_that_is_killed_is_lost_at_once(serve: Any, started: Any) -> None:
+def test_a_service_that_is_killed_is_lost(serve: Any, started: Any) -> None:
     task = serve(on="process")
     library = task.client()
     with ThreadPoolExecutor(4) as pool:
@@ -398,11 +393,10 @@ def test_a_service_that_is_killed_is_lost_at_once(serve: Any, started: Any) -> N
         coroutine = pool.submit(lambda: asyncio.run(library.square.aio(2)))
         while task.tasks[0].input_buffer.qsize() < 4:
             time.sleep(0.001)
-        killed_at = kill_under_way(pid)
+        os.kill(pid, signal.SIGKILL)
         for call in (in_hand, *waiting, future, coroutine):
             with pytest.raises(ServiceLost):
                 call.result(30)
-    assert time.monotonic() - killed_at < 5
     with pytest.raises(ServiceLost):
         library.square(1)
     assert task.state is TaskState.FAILED
@@ -417,7 +411,7 @@ def test_or_restarted_and_goes_on(serve: Any, started: Any) -> None:
     in_hand = library.hang.submit(started)
     pid = started.get(timeout=30)
     waiting = [library.square.submit(n) for n in range(100)]
-    kill_under_way(pid)
+    os.kill(pid, signal.SIGKILL)
     with pytest.raises(ServiceLost, match=r"died while it answered hang\(\)"):
         in_hand.result(60)
     assert [call.result(60) for call in waiting] == [n * n for n in range(100)]
@@ -438,13 +432,13 @@ def test_a_ray_actor_that_is_killed_is_restarted_too(
     in_hand = library.hang.submit(started)
     pid = pid_of_actor(started)
     waiting = [library.square.submit(n) for n in range(5)]
-    kill_under_way(pid)
+    os.kill(pid, signal.SIGKILL)
     with pytest.raises(ServiceLost, match=r"died while it answered hang\(\)"):
         in_hand.result(60)
     assert [call.result(60) for call in waiting] == [n * n for n in range(5)]
     repeated = serve(on="ray", restart=RESTART, idempotent=True, worker_threads=2).client()
     call = repeated.hang_once.submit(started, tries)
-    kill_under_way(pid_of_actor(started))
+    os.kill(pid_of_actor(started), signal.SIGKILL)
     assert call.result(60) == "at try 2"
 
 
@@ -453,7 +447,7 @@ def test_a_ray_actor_that_is_not_restarted_is_lost(
 ) -> None:
     library = serve(on="ray").client()
     in_hand = library.hang.submit(started)
-    kill_under_way(pid_of_actor(started))
+    os.kill(pid_of_actor(started), signal.SIGKILL)
     with pytest.raises(ServiceLost):
         in_hand.result(60)
 
@@ -461,7 +455,7 @@ def test_a_ray_actor_that_is_not_restarted_is_lost(
 def test_a_call_that_may_be_repeated_is(serve: Any, started: Any, tries: Any) -> None:
     library = serve(on="process", restart=RESTART, idempotent=True).client()
     call = library.hang_once.submit(started, tries)
-    kill_under_way(started.get(timeout=30))
+    os.kill(started.get(timeout=30), signal.SIGKILL)
     assert call.result(60) == "at try 2"
 
 
@@ -469,7 +463,7 @@ def test_but_not_one_that_kills_whoever_takes_it(serve: Any, started: Any) -> No
     library = serve(on="process", restart=RESTART, idempotent=True).client()
     call = library.hang.submit(started)
     for _ in range(3):
-        kill_under_way(started.get(timeout=60))
+        os.kill(started.get(timeout=60), signal.SIGKILL)
     with pytest.raises(ServiceLost, match="died while"):
         call.result(60)
     assert library.square(2, timeout=60) == 4
@@ -491,7 +485,7 @@ def test_calls_while_the_service_is_killed_again_and_again(serve: Any) -> None:
     with ThreadPoolExecutor(4) as pool:
         callers = [pool.submit(call, thread) for thread in range(4)]
         for _ in range(5):
-            kill_under_way(library.pid(timeout=60))
+            os.kill(library.pid(timeout=60), signal.SIGKILL)
         over.set()
         assert all(caller.result(60) > 0 for caller in callers)
     assert 1 <= sum(status.restarts for status in task.get_status()) <= 5

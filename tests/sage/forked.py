@@ -1,4 +1,4 @@
-"""Running a piece of a test in a child, so that a crash or a hang of it is a failure like others."""
+"""Running a piece of a test in a child, so that a crash or a hang is a failure like any other."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """close() at any moment: from another thread, from an item's own code, from a signal handler.
 
-It only marks the handle closed. Calls at work go on with the mapping until they end, with QueueClosed
-or with what they have taken, and the last one out leaves the queue.
+It only marks the handle closed. Calls at work keep the mapping until they end, with QueueClosed or
+with what they have taken, and the last one out leaves the queue.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ PUTS: dict[str, Callable[[SageQueue[Any]], Any]] = {
     "last": lambda queue: queue.put_many([1, bytes(5000), np.zeros(9000), ClosesWhenPickled()]),
     "iterator": lambda queue: queue.put_many(iter([1, bytes(5000), ClosesWhenPickled(), 2])),
     "generator": lambda queue: queue.put_many(close_current(n) for n in range(3)),
-    "timeout": lambda queue: queue.put(1, timeout=ClosingNumber())  # type: ignore[arg-type],
+    "timeout": lambda queue: queue.put(1, timeout=ClosingNumber()),  # type: ignore[arg-type],
 }
 
 
@@ -221,7 +221,7 @@ def test_closed_by_another_thread(call: str) -> None:
             started = threading.Event()
             failures: list[BaseException] = []
 
-            def use(queue: SageQueue[Any] = queue, failures: Any = failures) -> None:
+            def use(queue: Any = queue, failures: Any = failures, started: Any = started) -> None:
                 try:
                     while True:
                         started.set()
@@ -391,6 +391,36 @@ def test_items_that_an_interrupted_call_had_decoded_are_lost_by_a_close_and_it_s
             queue.close()
         assert "with 2 items" in caplog.text
         assert drain(other) == ["interrupted", 4]
+
+
+def test_items_that_close_the_queue_when_a_close_drops_them() -> None:
+    def work() -> None:
+        queue, other = make()
+        other.put_many([ClosesWhenDropped(), 2, InterruptedOnce(), Undecodable()])
+        InterruptedOnce.pending = True
+        with pytest.raises(KeyboardInterrupt):
+            queue.get_many()
+        queue.close()
+        assert other.participants() == [os.getpid()]
+        assert other.qsize() == 2
+
+    in_child(work)
+
+
+class ClosesWhenDropped:
+    """Once it has been through a queue."""
+
+    arrived = False
+
+    def __setstate__(self, state: Any) -> None:
+        self.arrived = True
+
+    def __getstate__(self) -> Any:
+        return True
+
+    def __del__(self) -> None:
+        if self.arrived:
+            current.close()
 
 
 def interrupt() -> str:

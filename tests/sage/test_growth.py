@@ -544,7 +544,7 @@ def wrong_arguments(queue: Queue) -> None:
     raises(InvalidOption, queue.loan(4, "O").__enter__)
     raises(InvalidOption, queue.loan, (4, -1))
     raises(InvalidOption, queue.loan, 4, order="K")
-    raises(TypeError, queue.loan, 4, "no type")
+    raises(InvalidOption, queue.loan, 4, "no type")
     raises(InvalidOption, queue.task_done)
 
 

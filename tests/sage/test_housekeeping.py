@@ -92,19 +92,28 @@ def test_the_next_creator_replaces_it(name: str) -> None:
 
 def test_creators_race_for_a_stale_name(name: str) -> None:
     killed(lambda: leave_behind(name))
+    tried, all_tried = os.pipe(), os.pipe()
     pids = []
     for _ in range(8):
         pid = os.fork()
         if pid == 0:
             status = 1
+            os.close(all_tried[1])
             with contextlib.suppress(QueueExists):
                 queue = SageQueue[int](name=name)
-                time.sleep(0.5)
-                queue.close()
                 status = 0
+            os.write(tried[1], b".")
+            os.read(all_tried[0], 1)
+            if status == 0:
+                queue.close()
             os._exit(status)
         pids.append(pid)
+    for _ in pids:
+        os.read(tried[0], 1)
+    os.close(all_tried[1])
     assert sorted(os.waitpid(pid, 0)[1] for pid in pids).count(0) == 1
+    for end in (*tried, all_tried[0]):
+        os.close(end)
     assert files_of(name) == []
 
 

@@ -31,6 +31,15 @@ REPETITIONS = 50
 ROUNDS_MOST = 12  # a leak shows in all of them, a cache that fills up only in some
 
 
+@pytest.fixture(scope="module", autouse=True)
+def quick_collections() -> Iterator[None]:
+    """What is there already need not be looked through each time."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 class Operation(NamedTuple):
     make: Callable[[], Any]
     work: Callable[[Any], object]
@@ -252,43 +261,42 @@ def bounded() -> Any:
     return SageQueue(2, capacity=64, pool_bytes=1 << 20)
 
 
+def refuses(error: type[BaseException], item: Any) -> Callable[[Any], object]:
+    return lambda queue: raises(error, queue.put, item)
+
+
+def with_codec(codec: str) -> Callable[[], Any]:
+    return lambda: SageQueue[Any](codec=codec)
+
+
 OPERATIONS: dict[str, Operation] = {}
 for codec in ("pickle", "cloudpickle"):
+    make = with_codec(codec)
     for name, item in ITEMS.items():
-        make = lambda codec=codec: SageQueue(codec=codec)  # noqa: E731
         OPERATIONS[f"{codec}, {name}"] = Operation(make, single(item))
         OPERATIONS[f"{codec}, {name}, batch"] = Operation(make, batch(item))
-    for error in (RuntimeError, KeyboardInterrupt):
-        expected = EncodeError if error is RuntimeError else error
-        OPERATIONS[f"{codec}, {error.__name__} in the item"] = Operation(
-            make,
-            lambda queue, error=error, expected=expected: raises(
-                expected, queue.put, [Plain(), Unpicklable(error)]
-            ),
-        )
-    OPERATIONS[f"{codec}, released view"] = Operation(make, released_view)
-    OPERATIONS[f"{codec}, released buffer"] = Operation(make, released_buffer)
-    OPERATIONS[f"{codec}, undecodable"] = Operation(make, undecodable)
-    OPERATIONS[f"{codec}, buffer with holes"] = Operation(
-        make,
-        lambda queue: raises(EncodeError, queue.put, pickle.PickleBuffer(memoryview(b"abc")[::2])),
-    )
+    REFUSED = {
+        "error in the item": refuses(EncodeError, [Plain(), Unpicklable(RuntimeError)]),
+        "Ctrl-C in the item": refuses(KeyboardInterrupt, [Plain(), Unpicklable(KeyboardInterrupt)]),
+        "buffer with holes": refuses(EncodeError, pickle.PickleBuffer(memoryview(b"abc")[::2])),
+        "released view": released_view,
+        "released buffer": released_buffer,
+        "undecodable": undecodable,
+    }
+    for name, work in REFUSED.items():
+        OPERATIONS[f"{codec}, {name}"] = Operation(make, work)
 OPERATIONS["cloudpickle, function"] = Operation(
-    lambda: SageQueue(codec="cloudpickle"), lambda queue: single(lambda: 1)(queue)
+    with_codec("cloudpickle"), lambda queue: single(lambda: 1)(queue)
 )
-OPERATIONS["raw"] = Operation(lambda: SageQueue(codec="raw"), single(b"abc"))
-OPERATIONS["raw, text"] = Operation(
-    lambda: SageQueue(codec="raw"), lambda queue: raises(EncodeError, queue.put, "text")
-)
-OPERATIONS["msgpack"] = Operation(lambda: SageQueue(codec="msgpack"), single({"a": [1, 2.5]}))
-OPERATIONS["own codec"] = Operation(lambda: SageQueue(codec="growth-text"), single("abc"))
+OPERATIONS["raw"] = Operation(with_codec("raw"), single(b"abc"))
+OPERATIONS["raw, text"] = Operation(with_codec("raw"), refuses(EncodeError, "text"))
+OPERATIONS["msgpack"] = Operation(with_codec("msgpack"), single({"a": [1, 2.5]}))
+OPERATIONS["own codec"] = Operation(with_codec("growth-text"), single("abc"))
 for name in ("growth-broken", "growth-no-bytes"):
-    OPERATIONS[name] = Operation(
-        lambda name=name: SageQueue(codec=name), lambda queue: raises(EncodeError, queue.put, 5)
-    )
-OPERATIONS["unreadable"] = Operation(lambda: SageQueue(codec="growth-unreadable"), unreadable)
+    OPERATIONS[name] = Operation(with_codec(name), refuses(EncodeError, 5))
+OPERATIONS["unreadable"] = Operation(with_codec("growth-unreadable"), unreadable)
 OPERATIONS["sage, unknown codec"] = Operation(
-    SageQueue, lambda _: raises(InvalidOption, lambda: SageQueue(codec="nonesuch"))
+    with_codec("pickle"), lambda _: raises(InvalidOption, with_codec("nonesuch"))
 )
 KINDS: dict[str, Callable[[], Any]] = {
     "sage": bounded,
@@ -299,7 +307,8 @@ for name, make in KINDS.items():
     for work in (full, empty, waits, wrong_arguments, failing_source, tasks, looks):
         OPERATIONS[f"{name}, {work.__name__}"] = Operation(make, work)
     OPERATIONS[f"{name}, life"] = Operation(make, life(make))
-for name, make in {"object": ObjectQueue, "local": LocalQueue}.items():
+UNBOUNDED: dict[str, Callable[[], Any]] = {"object": ObjectQueue, "local": LocalQueue}
+for name, make in UNBOUNDED.items():
     for work in (fractional_count, grows):
         OPERATIONS[f"{name}, {work.__name__}"] = Operation(make, work)
     OPERATIONS[f"{name}, single"] = Operation(make, single(Plain()))
