@@ -1,5 +1,8 @@
 # Included by _shared.pyx: all handles of this process, when it forks and when it ends.
 
+cdef extern from "pythread.h":
+    unsigned long PyThread_get_thread_ident()
+
 cdef list handles = []  # weak references: an index goes through it without an allocation
 
 

@@ -44,9 +44,6 @@ from sagequeue.errors import (
 from sagequeue.holdup import report_holdup
 from sagequeue.interruption import is_interruption, raise_interruption
 
-cdef extern from "pythread.h":
-    unsigned long PyThread_get_thread_ident()
-
 cdef enum:
     NEW = 0
     OPENING = 1
@@ -121,8 +118,6 @@ cdef class SharedQueue:
     cdef sq_queue queue
     cdef int state
     cdef uint32_t inside          # calls at work
-    cdef unsigned long *callers   # their threads
-    cdef uint32_t room_for_callers
     cdef uint32_t writing         # calls that write a chunk with the GIL given up
     cdef uint32_t bodies          # that look into the mapping
     cdef uint32_t held            # of them, chunks that are this participant's
@@ -301,7 +296,6 @@ cdef class SharedQueue:
             sq_queue_unmap(&self.queue)
         if self.lost > 0:
             self.report_lost()
-        PyMem_Free(self.callers)
         PyMem_Free(self.invitations)
 
     # ---- forks and new processes ----
@@ -310,16 +304,11 @@ cdef class SharedQueue:
         return self.state == OPEN or (self.state == OPENING and self.mapped)
 
     cdef void rejoin_after_fork(self, Membership membership) noexcept:
-        """In the child: only the calls of the thread that forked are still at work."""
-        cdef uint32_t i
-        cdef uint32_t calls = self.inside
-        cdef unsigned long me = PyThread_get_thread_ident()
+        """In the child: calls that began before the fork are the parent's."""
+        if self.inside > 0:
+            self.bodies += 1  # those of the thread that forked return here: keep what they look into
         self.forks += 1
         self.inside = self.writing = self.held = 0
-        for i in range(calls):
-            if self.callers[i] == me:
-                self.callers[self.inside] = me
-                self.inside += 1
         if self.state == CLOSED:
             self.state = LEFT  # the parent's other thread leaves
         elif self.forks_with_us():
@@ -340,6 +329,7 @@ cdef class SharedQueue:
         we close."""
         cdef void *room
         cdef int invitation
+        cdef uint32_t forks = self.forks
         self.enter()
         try:
             if self.invited != <void *> process:
@@ -356,7 +346,7 @@ cdef class SharedQueue:
             self.invitations_made += 1
             return invitation
         finally:
-            self.exit()
+            self.exit(forks)
 
     cdef void end_invitations(self) noexcept:
         while self.invitations_made > 0:
@@ -371,36 +361,16 @@ cdef class SharedQueue:
         """Begin a call: until exit() the handle is neither left nor unmapped."""
         if self.state != OPEN:
             self.check_open()
-        if self.inside == self.room_for_callers:
-            self.make_room_for_callers()
-        self.callers[self.inside] = PyThread_get_thread_ident()
         self.inside += 1
         return 0
 
     @cython.final
-    cdef inline void exit(self) noexcept:
-        self.inside -= 1
-        if self.inside > 0:
-            self.forget_caller()
-        if self.state != OPEN:
-            self.leave_if_idle()
-
-    cdef int make_room_for_callers(self) except -1:
-        cdef uint32_t room = self.room_for_callers + 8
-        cdef void *callers = PyMem_Realloc(self.callers, room * sizeof(unsigned long))
-        if callers == NULL:
-            raise MemoryError()
-        self.callers = <unsigned long *> callers
-        self.room_for_callers = room
-        return 0
-
-    cdef void forget_caller(self) noexcept:
-        """Take one entry of this thread out; the last one moves into its place."""
-        cdef unsigned long me = PyThread_get_thread_ident()
-        cdef uint32_t i = self.inside
-        while self.callers[i] != me:
-            i -= 1
-        self.callers[i] = self.callers[self.inside]
+    cdef inline void exit(self, uint32_t forks) noexcept:
+        """End a call that began after so many forks."""
+        if forks == self.forks:
+            self.inside -= 1
+            if self.state != OPEN:
+                self.leave_if_idle()
 
     @cython.final
     cdef inline int check_call(self, uint32_t forks) except -1:
@@ -675,7 +645,7 @@ cdef class SharedQueue:
             if sq_put(&self.queue, &message, 1, &accepted) != SQ_OK:
                 self.put_items(&message, 1, forks, block, deadline, &accepted)
         finally:  # an except clause would cost those that do not fail
-            self.exit()
+            self.exit(forks)
             if encoding:
                 raise_interruption(sys.exc_info()[1])
 
@@ -708,7 +678,7 @@ cdef class SharedQueue:
             error.accepted = total
             raise
         finally:
-            self.exit()
+            self.exit(forks)
 
     cdef int put_stream(self, object iterator, uint32_t forks, bint block, uint64_t deadline,
                         uint64_t *total) except -1:
@@ -866,12 +836,11 @@ cdef class SharedQueue:
         cdef sq_taken *taken = <sq_taken *> space
         cdef uint32_t count = 0
         cdef uint64_t deadline = FOREVER
-        cdef uint32_t forks
+        cdef uint32_t forks = self.forks
         self.enter()
         try:
             if block and timeout is not None:
                 deadline = deadline_of(timeout)
-            forks = self.forks
             if not self.queue.consuming:
                 self.enrol_consumer()
             if self.deferred is not None or self.decoded is not None:
@@ -891,7 +860,7 @@ cdef class SharedQueue:
                 if count > 0:
                     self.end_failed_get(taken, forks)
             finally:
-                self.exit()
+                self.exit(forks)
 
     cdef int end_failed_get(self, const sq_taken *taken, uint32_t forks) except -1:
         """A message whose decoding was interrupted comes with the next call; else it is consumed."""
@@ -927,14 +896,13 @@ cdef class SharedQueue:
         """
         cdef uint64_t deadline = FOREVER
         cdef uint32_t most
-        cdef uint32_t forks
+        cdef uint32_t forks = self.forks
         cdef Batch batch
         self.enter()
         try:
             if block and timeout is not None:
                 deadline = deadline_of(timeout)
             most = items_wanted(max_items)
-            forks = self.forks
             if not self.queue.consuming:
                 self.enrol_consumer()
             if self.deferred is not None or self.decoded is not None:
@@ -943,7 +911,7 @@ cdef class SharedQueue:
             self.take(batch.records, batch.room, &batch.end, forks, False, block, deadline)
             return self.decode_batch(batch, most, True)
         finally:
-            self.exit()
+            self.exit(forks)
 
     cdef list get_deferred(self, uint32_t most):
         """What an earlier call has taken and not delivered."""
@@ -1082,13 +1050,12 @@ cdef class SharedQueue:
 
     cdef list claim_some(self, uint32_t most, bint block, object timeout):
         cdef uint64_t deadline = FOREVER
-        cdef uint32_t forks
+        cdef uint32_t forks = self.forks
         cdef Batch batch
         self.enter()
         try:
             if block and timeout is not None:
                 deadline = deadline_of(timeout)
-            forks = self.forks
             if not self.queue.consuming:
                 self.enrol_consumer()
             batch = self.next_deferred()
@@ -1098,7 +1065,7 @@ cdef class SharedQueue:
             self.take(batch.records, most, &batch.end, forks, True, block, deadline)
             return self.lease_batch(batch, most, True)
         finally:
-            self.exit()
+            self.exit(forks)
 
     cdef list lease_batch(self, Batch batch, uint32_t most, bint take_more):
         """Lease up to so many messages; what remains in the batch is deferred."""
@@ -1194,7 +1161,7 @@ cdef class SharedQueue:
                 self.wait(sq_await_done, FOREVER)
                 self.check_call(forks)
         finally:
-            self.exit()
+            self.exit(forks)
 
     @property
     def maxsize(self):
@@ -1259,15 +1226,16 @@ cdef class SharedQueue:
                 raise error_of(self.name, status)
             return settled
         finally:
-            self.exit()
+            self.exit(forks)
 
     def participants(self):
         """Pids of the live participants, one for each handle."""
+        cdef uint32_t forks = self.forks
         self.enter()
         try:
             return pids_of(&self.queue, True)
         finally:
-            self.exit()
+            self.exit(forks)
 
 
 include "_lease.pxi"
