@@ -19,7 +19,7 @@ from cpython.buffer cimport PyBuffer_FillInfo, PyBUF_WRITABLE
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
 from cpython.ref cimport Py_DECREF
-from libc.errno cimport errno
+from libc.errno cimport EAGAIN, errno
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 from posix.unistd cimport usleep
@@ -80,6 +80,12 @@ cdef bint is_interrupted(object error) except -1:
     return is_interruption(error) or is_interruption(error.__cause__)
 
 
+cdef bint may_come_again(object error) except -1:
+    """Whether a message could not be decoded for a reason that is not its own: a signal, or that the
+    process has no memory or descriptor left."""
+    return isinstance(error, MemoryError) or type(error) is QueueError or is_interrupted(error)
+
+
 @cython.final
 cdef class Batch:
     """Messages taken off the ring, and in the order of the queue. From `first` on they are in
@@ -118,10 +124,11 @@ cdef class SharedQueue:
     cdef sq_queue queue
     cdef int state
     cdef uint32_t inside          # calls at work
+    cdef uint32_t forking         # forks that have begun
     cdef uint32_t writing         # calls that write a chunk with the GIL given up
     cdef uint32_t bodies          # that look into the mapping
     cdef uint32_t held            # of them, chunks that are this participant's
-    cdef uint32_t forks           # between the first process that had this handle and this one
+    cdef uint32_t forks           # of the process whose participant it is: sq_forks, until a fork
     cdef uint32_t lost            # messages taken that could neither be delivered nor given back
     cdef sq_status orphaned_by    # why there was no entry for this process
     cdef int orphaned_errno
@@ -214,6 +221,7 @@ cdef class SharedQueue:
                 "make another one for another queue"
             )
         self.state = OPENING
+        self.forks = sq_forks
         self.name = name
         return 0
 
@@ -244,6 +252,8 @@ cdef class SharedQueue:
         taken. Messages taken in a batch behind one that could not be decoded go back to the queue.
         Items that an interrupted :meth:`get_many` had decoded are lost, which is logged.
         """
+        if self.forks != sq_forks and self.state != NEW:
+            self.check_open()
         if self.state == OPEN:
             self.state = CLOSED
             if self.inside > 0:
@@ -254,9 +264,12 @@ cdef class SharedQueue:
 
     cdef void leave_if_idle(self) noexcept:
         """Leave when closed and nothing holds us, unmap when nothing looks into the mapping."""
-        if self.state == CLOSED and self.inside == 0:
+        if self.forks != sq_forks:
+            return  # a child that has not rejoined yet
+        if self.state == CLOSED and self.inside == 0 and self.forking == 0:
             self.give_back_deferred(self.held == 0)
-        if self.state == LEFT and self.inside == 0 and self.bodies == 0 and self.mapped:
+        if (self.state == LEFT and self.inside == 0 and self.forking == 0 and self.bodies == 0
+                and self.mapped):
             self.mapped = False
             sq_queue_unmap(&self.queue)
         if self.lost > 0:
@@ -264,7 +277,7 @@ cdef class SharedQueue:
 
     cdef bint is_member(self) noexcept:
         """Whether this participant is in the table: what it holds is its own until it leaves."""
-        return self.state == OPEN or self.state == CLOSED
+        return (self.state == OPEN or self.state == CLOSED) and self.forks == sq_forks
 
     cdef void report_lost(self) noexcept:
         lost, self.lost = self.lost, 0
@@ -307,15 +320,24 @@ cdef class SharedQueue:
         """In the child: calls that began before the fork are the parent's."""
         if self.inside > 0:
             self.bodies += 1  # those of the thread that forked return here: keep what they look into
-        self.forks += 1
-        self.inside = self.writing = self.held = 0
-        if self.state == CLOSED:
-            self.state = LEFT  # the parent's other thread leaves
-        elif self.forks_with_us():
-            if sq_queue_fork_child(&self.queue, &membership.value) != SQ_OK:
-                self.state = ORPHANED
-                self.orphaned_by = membership.status
-                self.orphaned_errno = membership.error
+        self.forks = sq_forks
+        self.inside = self.forking = self.writing = self.held = 0
+        if membership.value.fd < 0:
+            # the parent could not enter for us, or had no need to
+            if self.forks_with_us():
+                self.orphan(membership.status, membership.error)
+            elif self.state == CLOSED:
+                self.state = LEFT  # the parent's other thread leaves
+        elif sq_queue_fork_child(&self.queue, &membership.value) != SQ_OK:
+            self.orphan(SQ_SYSTEM, errno)
+        elif self.state == CLOSED:
+            self.state = LEFT  # closed by another thread between entering and the fork
+            sq_queue_leave(&self.queue)
+
+    cdef void orphan(self, sq_status status, int error) noexcept:
+        self.state = ORPHANED
+        self.orphaned_by = status
+        self.orphaned_errno = error
 
     cdef void forget_parents_messages(self) noexcept:
         """In the child, when all handles have rejoined: this may run other code."""
@@ -359,7 +381,7 @@ cdef class SharedQueue:
     @cython.final
     cdef inline int enter(self) except -1:
         """Begin a call: until exit() the handle is neither left nor unmapped."""
-        if self.state != OPEN:
+        if self.state != OPEN or self.forks != sq_forks:
             self.check_open()
         self.inside += 1
         return 0
@@ -375,7 +397,7 @@ cdef class SharedQueue:
     @cython.final
     cdef inline int check_call(self, uint32_t forks) except -1:
         """Whether a call may go on that began after so many forks; the error is that it may not."""
-        if self.state != OPEN or forks != self.forks:
+        if self.state != OPEN or forks != self.forks or forks != sq_forks:
             self.check_open()
             raise QueueError(
                 f"the process forked in the middle of this call to queue {self.name!r}; the call "
@@ -389,6 +411,11 @@ cdef class SharedQueue:
         return self.state != OPEN
 
     cdef int check_open(self) except -1:
+        if self.forks != sq_forks and self.state != NEW:
+            raise QueueError(
+                f"queue {self.name!r} cannot be used yet: the process is being forked, and its handle "
+                "is the parent's until the hooks of os.register_at_fork() have run"
+            )
         if self.state == OPEN:
             return 0
         if self.state == ORPHANED:
@@ -868,7 +895,7 @@ cdef class SharedQueue:
         cdef bint interrupted = True
         error = sys.exc_info()[1]
         try:
-            interrupted = is_interrupted(error)  # which may be interrupted itself
+            interrupted = may_come_again(error)  # which may be interrupted itself
         finally:
             if interrupted:
                 batch = Batch.of(self, 1)
@@ -960,9 +987,9 @@ cdef class SharedQueue:
                 self.consume(batch)
                 # not in a child that it forked, and not after leaving at the end of the process
                 return batch.forks == self.forks and self.is_member()
-        if items and isinstance(batch.error, Exception) and not is_interrupted(batch.error):
+        if items and isinstance(batch.error, Exception) and not may_come_again(batch.error):
             return False
-        interrupted = is_interrupted(batch.error)
+        interrupted = may_come_again(batch.error)
         error, batch.error = batch.error, None
         if interrupted:
             raise_interruption(error)
