@@ -405,9 +405,11 @@ sq_status sq_external_create(const char *file_name, uint64_t bytes, unsigned cha
     if (status == SQ_OK) {
         status = map_external(fd, bytes, data);
     }
-    close(fd);
+    close_quietly(fd);
     if (status != SQ_OK) {
+        int error = errno;
         unlink(path);
+        errno = error;
     }
     return status;
 }
@@ -425,7 +427,7 @@ sq_status sq_external_open(const char *file_name, uint64_t bytes, unsigned char 
         (uint64_t)status.st_size >= bytes) {
         result = map_external(fd, bytes, data);
     }
-    close(fd);
+    close_quietly(fd);
     return result;
 }
 
