@@ -162,7 +162,7 @@ def rest(n: Any) -> Any:
 
 # Batches take their time through Ray.
 MOST = {"thread": 0.8, "process": 0.8, "ray": 0.5}
-PACKETS = {"thread": 600, "process": 2000, "ray": 2000}
+PACKETS = {"thread": 600, "process": 600, "ray": 2000}
 
 
 def shares(pipeline: Pipeline, on: Any) -> dict[str, dict[str, float]]:
