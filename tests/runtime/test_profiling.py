@@ -160,29 +160,29 @@ def rest(n: Any) -> Any:
     return n
 
 
-# Batches take their time through Ray.
-MOST = {"thread": 0.8, "process": 0.8, "ray": 0.5}
-PACKETS = {"thread": 600, "process": 600, "ray": 2000}
+# What a stage is seen to have spent is at least what its packets take. A busy machine adds to all
+# of it, so no share of it is certain.
+PACKETS, AT_LEAST = 600, 0.6
 
 
-def shares(pipeline: Pipeline, on: Any) -> dict[str, dict[str, float]]:
-    return {row["stage"]: row["share"] for row in time_report(pipeline.run(on).metrics)}
+def seconds(pipeline: Pipeline, on: Any) -> dict[str, dict[str, float]]:
+    return {row["stage"]: row["seconds"] for row in time_report(pipeline.run(on).metrics)}
 
 
 @pytest.mark.parametrize("work", [compute, rest])
 def test_a_slow_operator_is_where_the_time_goes(work: Any, on: Any) -> None:
-    pipeline = Pipeline("slow", options=OPTIONS).source(range(PACKETS[on]), name="read")
-    share = shares(pipeline.map(work, name="work").sink(lambda n: None, name="write"), on)
-    assert share["work"]["operator"] > MOST[on]
-    assert share["write"]["waiting"] > MOST[on]
-    assert share["read"]["routing"] > 0.5  # it waits for room
+    pipeline = Pipeline("slow", options=OPTIONS).source(range(PACKETS), name="read")
+    spent = seconds(pipeline.map(work, name="work").sink(lambda n: None, name="write"), on)
+    assert spent["work"]["operator"] >= AT_LEAST
+    assert spent["write"]["waiting"] > 0.3 * AT_LEAST
+    assert spent["read"]["routing"] > 0.1 * AT_LEAST  # it waits for room
 
 
 def test_a_slow_sink_holds_up_those_before_it(on: Any) -> None:
-    pipeline = Pipeline("slow", options=OPTIONS).source(range(PACKETS[on]), name="read")
-    share = shares(pipeline.map(lambda n: n, name="work").sink(rest, name="write"), on)
-    assert share["write"]["operator"] > MOST[on]
-    assert share["work"]["routing"] > 0.5
+    pipeline = Pipeline("slow", options=OPTIONS).source(range(PACKETS), name="read")
+    spent = seconds(pipeline.map(lambda n: n, name="work").sink(rest, name="write"), on)
+    assert spent["write"]["operator"] >= AT_LEAST
+    assert spent["work"]["routing"] > 0.1 * AT_LEAST
 
 
 class Puzzle:
@@ -195,22 +195,20 @@ class Puzzle:
 def test_what_is_hard_to_decode() -> None:
     pipeline = Pipeline("puzzles", options=OPTIONS).source(range(200), name="read")
     pipeline.map(lambda n: Puzzle(), name="make").map(str, name="solve", on="process")
-    share = shares(pipeline.sink(), None)
-    assert share["solve"]["decoding"] > 0.8 * (1 - share["solve"]["waiting"])
-    assert share["solve"]["decoding"] > 0.3
+    spent = seconds(pipeline.sink(), None)["solve"]
+    assert spent["decoding"] > spent["operator"] + spent["routing"]
 
 
 def test_a_slow_source_is_what_its_time_goes_to() -> None:
-    pipeline = Pipeline("slow").source(map(rest, range(300)), name="read").sink(name="write")
-    share = shares(pipeline, "thread")
-    assert share["read"]["operator"] > 0.8
-    assert share["write"]["waiting"] > 0.8
+    pipeline = Pipeline("slow").source(map(rest, range(PACKETS)), name="read").sink(name="write")
+    spent = seconds(pipeline, "thread")
+    assert spent["read"]["operator"] >= AT_LEAST
+    assert spent["write"]["waiting"] > 0.3 * AT_LEAST
 
 
 def test_threads_of_one_task_share_its_time() -> None:
-    pipeline = Pipeline("lanes").source(range(600)).map(rest, name="work", worker_threads=3)
-    share = shares(pipeline.sink(), "thread")
-    assert share["work"]["operator"] > 0.8
+    pipeline = Pipeline("lanes").source(range(PACKETS)).map(rest, name="work", worker_threads=3)
+    assert seconds(pipeline.sink(), "thread")["work"]["operator"] >= AT_LEAST / 3
 
 
 def test_the_table_of_a_job() -> None:
