@@ -1,14 +1,20 @@
 #include "inherited.h"
 
+#include "layout.h"
+
+#include <fcntl.h>
 #include <pthread.h>
-#include <stddef.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 typedef struct noted {
+    void *page; /* NULL: it is a descriptor */
     int fd;
-    dev_t device; /* the file it stood for: somebody may have closed it and opened another */
+    dev_t device; /* the file: somebody may have closed the descriptor and opened another */
     ino_t inode;
     pthread_t owner;
     bool hand_on;
@@ -27,14 +33,59 @@ static void unlock(void) {
     pthread_mutex_unlock(&mutex);
 }
 
+static void close_descriptor(const noted *one) {
+    struct stat status;
+    bool ours = one->hand_on && pthread_equal(one->owner, pthread_self());
+    if (!ours && fstat(one->fd, &status) == 0 && status.st_dev == one->device &&
+        status.st_ino == one->inode) {
+        close(one->fd);
+    }
+}
+
+/* Whether a line of /proc/self/maps is that of the page: "start-end mode offset device inode path".
+ */
+static bool is_line_of(const char *line, const noted *one) {
+    unsigned long start, inode;
+    return sscanf(line, "%lx-%*x %*s %*x %*s %lu", &start, &inode) == 2 &&
+           start == (unsigned long)one->page && inode == (unsigned long)one->inode;
+}
+
+/* Whether the page is mapped here, and has not become another mapping of somebody else's. */
+static bool is_page_mapped(const noted *one) {
+    char text[4096];
+    size_t length = 0;
+    bool found = false;
+    int fd = open("/proc/self/maps", O_RDONLY | O_CLOEXEC);
+    for (ssize_t n;
+         fd >= 0 && !found && (n = read(fd, text + length, sizeof text - 1 - length)) > 0;) {
+        char *line = text, *end;
+        length += (size_t)n;
+        text[length] = '\0';
+        for (; !found && (end = strchr(line, '\n')) != NULL; line = end + 1) {
+            *end = '\0';
+            found = is_line_of(line, one);
+        }
+        length = strlen(line);
+        memmove(text, line, length);
+    }
+    close(fd);
+    return found;
+}
+
+static void unmap_page(const noted *one) {
+    /* where MADV_DONTFORK has its effect nothing is mapped there, as a rule, and this tells at once
+     */
+    if (msync(one->page, SQ_PAGE, MS_ASYNC) == 0 && is_page_mapped(one)) {
+        munmap(one->page, SQ_PAGE);
+    }
+}
+
 static void close_in_child(void) {
     for (size_t i = 0; i < count; i++) {
-        struct stat status;
-        const noted *one = &list[i];
-        bool ours = one->hand_on && pthread_equal(one->owner, pthread_self());
-        if (!ours && fstat(one->fd, &status) == 0 && status.st_dev == one->device &&
-            status.st_ino == one->inode) {
-            close(one->fd);
+        if (list[i].page != NULL) {
+            unmap_page(&list[i]);
+        } else {
+            close_descriptor(&list[i]);
         }
     }
     count = 0;
@@ -58,32 +109,46 @@ static bool make_room(void) {
     return true;
 }
 
-bool sq_inherited_add(int fd, bool hand_on) {
-    struct stat status;
+static bool add(noted one) {
     pthread_once(&once, follow_forks);
-    if (fstat(fd, &status) != 0) {
-        return false;
-    }
     lock();
     bool added = make_room();
     if (added) {
-        list[count++] = (noted){.fd = fd,
-                                .device = status.st_dev,
-                                .inode = status.st_ino,
-                                .owner = pthread_self(),
-                                .hand_on = hand_on};
+        list[count++] = one;
     }
     unlock();
     return added;
 }
 
-void sq_inherited_remove(int fd) {
+static void forget(int fd, const void *page) {
     lock();
     for (size_t i = 0; i < count; i++) {
-        if (list[i].fd == fd) {
+        if (list[i].fd == fd && list[i].page == page) {
             list[i] = list[--count];
             break;
         }
     }
     unlock();
+}
+
+bool sq_inherited_add(int fd, bool hand_on) {
+    struct stat status;
+    return fstat(fd, &status) == 0 && add((noted){.fd = fd,
+                                                  .device = status.st_dev,
+                                                  .inode = status.st_ino,
+                                                  .owner = pthread_self(),
+                                                  .hand_on = hand_on});
+}
+
+void sq_inherited_remove(int fd) {
+    forget(fd, NULL);
+}
+
+bool sq_inherited_add_page(void *page, int fd) {
+    struct stat status;
+    return fstat(fd, &status) == 0 && add((noted){.fd = -1, .page = page, .inode = status.st_ino});
+}
+
+void sq_inherited_remove_page(void *page) {
+    forget(-1, page);
 }

@@ -16,4 +16,9 @@ bool sq_inherited_add(int fd, bool hand_on);
 /* Forget it; what nobody added is ignored. */
 void sq_inherited_remove(int fd);
 
+/* The same for a page of fd's file that is mapped to keep a lock. MADV_DONTFORK does that too, but
+ * is ignored where qemu emulates the process. */
+bool sq_inherited_add_page(void *page, int fd);
+void sq_inherited_remove_page(void *page);
+
 #endif

@@ -1,5 +1,7 @@
 #include "lock.h"
 
+#include "inherited.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <sys/mman.h>
@@ -40,7 +42,7 @@ void *sq_lock_keep(int fd) {
     if (kept == MAP_FAILED) {
         return NULL;
     }
-    if (madvise(kept, SQ_PAGE, MADV_DONTFORK) != 0) {
+    if (madvise(kept, SQ_PAGE, MADV_DONTFORK) != 0 || !sq_inherited_add_page(kept, fd)) {
         int error = errno;
         munmap(kept, SQ_PAGE);
         errno = error;
@@ -50,5 +52,6 @@ void *sq_lock_keep(int fd) {
 }
 
 void sq_lock_forget(void *kept) {
+    sq_inherited_remove_page(kept);
     munmap(kept, SQ_PAGE);
 }

@@ -306,20 +306,31 @@ typedef struct copies {
     uint32_t used;
 } copies;
 
-/* Lease a copy of a slot's body. */
-static __attribute__((noinline)) void lease_copy(sq_queue *queue, copies *copies, uint64_t position,
-                                                 const sq_slot *slot, sq_taken *taken) {
-    uint32_t chunk = copies->chunks[copies->used++];
+/* Lease a copy of a body, in a chunk that we own. */
+static __attribute__((noinline)) void lease_copy(sq_queue *queue, uint32_t chunk, const void *body,
+                                                 sq_taken *taken) {
     sq_chunk *entry = sq_chunk_at(queue, chunk);
-    memcpy(sq_chunk_data(queue, chunk), slot->body, taken->length);
+    memcpy(sq_chunk_data(queue, chunk), body, taken->length);
     sq_chunk_describe(queue, chunk, taken->length, taken->tag);
     entry->deliveries = taken->deliveries;
     taken->chunk = chunk;
     taken->storage = SQ_IN_CHUNK;
-    set_place(entry, position);
+    set_place(entry, taken->position);
     /* release, pairs with drop_pin: who finds the lease finds all of the message in it */
     atomic_store_explicit(&entry->word, sq_chunk_word(SQ_CHUNK_LEASED, queue->id),
                           memory_order_release);
+}
+
+sq_status sq_lease_taken(sq_queue *queue, sq_taken *taken) {
+    uint32_t chunk;
+    if (taken->storage == SQ_IN_CHUNK) {
+        return SQ_OK;
+    }
+    sq_status status = sq_copy_acquire(queue, &chunk);
+    if (status == SQ_OK) {
+        lease_copy(queue, chunk, taken->body, taken);
+    }
+    return status;
 }
 
 /* Copy a claimed slot out, or lease what it holds. Every field is checked before it is used. */
@@ -327,6 +338,7 @@ static inline sq_status read_slot(sq_queue *queue, uint64_t position, sq_taken *
                                   copies *copies) {
     const sq_slot *slot = sq_segment_slot(&queue->segment, position);
     uint8_t storage = SQ_ONCE(slot->storage);
+    taken->position = position;
     taken->deliveries = slot->deliveries;
     if (storage == SQ_INLINE) {
         uint32_t length = SQ_ONCE(slot->length);
@@ -337,7 +349,7 @@ static inline sq_status read_slot(sq_queue *queue, uint64_t position, sq_taken *
         taken->tag = slot->tag;
         taken->storage = SQ_INLINE;
         if (copies != NULL) {
-            lease_copy(queue, copies, position, slot, taken);
+            lease_copy(queue, copies->chunks[copies->used++], slot->body, taken);
         } else {
             memcpy(taken->body, slot->body, length);
         }
@@ -505,6 +517,7 @@ SQ_COLD static sq_status take_returned(sq_queue *queue, sq_taken *taken, uint32_
             withdraw(&queue->self->take_intent);
             notify_released(queue, message.position, 1);
         } else {
+            taken->position = message.position;
             taken->deliveries = once_more(sq_chunk_at(queue, message.chunk)->deliveries);
             status = lease(queue, message.chunk, message.position, taken);
             if (queue->bounded) {

@@ -13,6 +13,7 @@ typedef struct sq_item {
 } sq_item;
 
 typedef struct sq_taken {
+    uint64_t position;
     uint64_t length; /* bytes of the body */
     uint32_t chunk;  /* SQ_IN_CHUNK: leased to the caller, who releases it */
     uint16_t deliveries;
@@ -40,6 +41,10 @@ sq_status sq_take(sq_queue *queue, void *taken, uint32_t n, uint32_t *count);
  * or the caller dies; SQ_NO_CHUNK while as many leases are out as there are slots. */
 sq_status sq_claim(sq_queue *queue, void *taken, uint32_t n, uint32_t *count);
 #define SQ_CLAIM_MAX 256u /* messages claimed at a time */
+
+/* Make a message that was taken from its slot a lease, as if it had been claimed; what lies in a
+ * chunk is one already. SQ_NO_CHUNK, SQ_NO_MEMORY: then it is as it was. */
+sq_status sq_lease_taken(sq_queue *queue, sq_taken *taken);
 
 /* Messages that wait, those to be delivered again among them. */
 uint64_t sq_size(sq_queue *queue);

@@ -92,6 +92,7 @@ cdef extern from "ring.h" nogil:
         uint8_t storage
 
     ctypedef struct sq_taken:
+        uint64_t position
         uint64_t length
         uint32_t chunk
         uint16_t deliveries
@@ -103,6 +104,7 @@ cdef extern from "ring.h" nogil:
     sq_status sq_put(sq_queue *queue, const sq_item *items, uint32_t n, uint32_t *accepted)
     sq_status sq_take(sq_queue *queue, void *taken, uint32_t n, uint32_t *count)
     sq_status sq_claim(sq_queue *queue, void *taken, uint32_t n, uint32_t *count)
+    sq_status sq_lease_taken(sq_queue *queue, sq_taken *taken)
     sq_status sq_check_cursors(const sq_queue *queue)
     uint64_t sq_size(sq_queue *queue)
     uint32_t sq_held_up_by(const sq_queue *queue, bint room)
@@ -128,7 +130,6 @@ cdef extern from "await.h" nogil:
 cdef extern from "pool.h" nogil:
     uint64_t sq_chunk_largest(const sq_queue *queue)
     sq_status sq_chunk_acquire(sq_queue *queue, uint64_t bytes, uint32_t *chunk)
-    sq_status sq_copy_acquire(sq_queue *queue, uint32_t *chunk)
     void sq_chunk_describe(sq_queue *queue, uint32_t chunk, uint64_t length, uint8_t tag)
     unsigned char *sq_chunk_data(const sq_queue *queue, uint32_t chunk)
     void sq_chunk_release(sq_queue *queue, uint32_t chunk)

@@ -117,7 +117,7 @@ cdef class Lease:
             if status == SQ_EMPTY:
                 body.data = sq_chunk_data(&owner.queue, body.chunk)
             elif status != SQ_OK:
-                raise owner.error_of(status)
+                raise error_of(owner.name, status)
         try:
             return owner.codec.decode(self.tag, body.data, body.size, body)
         except DecodeError as error:

@@ -72,52 +72,10 @@ cdef uint64_t LONGEST_WAIT_NS = 100_000_000
 
 cdef str PREFIX = "sagequeue-"
 cdef tuple MODES = ("mpmc", "spmc", "mpsc", "spsc")
-cdef list handles = []  # weak references: an index goes through it without an allocation
 
 
-cdef uint64_t deadline_of(object timeout) except? 0:
-    cdef double seconds
-    if timeout is None:
-        return FOREVER
-    try:
-        seconds = timeout
-    except TypeError:
-        raise InvalidOption(
-            f"timeout must be a number of seconds or None, not {type(timeout).__name__}"
-        ) from None
-    except OverflowError:
-        seconds = 1e300 if timeout > 0 else -1
-    if not seconds >= 0:
-        raise InvalidOption(f"'timeout' must be a non-negative number, not {timeout!r}")
-    if seconds > 1e9:
-        return FOREVER
-    return sq_now_ns() + <uint64_t> (seconds * 1e9)
-
-
-cdef uint64_t left_until(uint64_t deadline) noexcept nogil:
-    cdef uint64_t now
-    if deadline == FOREVER:
-        return FOREVER
-    now = sq_now_ns()
-    return deadline - now if deadline > now else 0
-
-
-cdef bint pause(uint64_t deadline) except -1:
-    """Wait a moment for what another process has in hand; False when the deadline has passed.
-
-    For results of the core that mean "try again". It runs other code: call check_call() after it.
-    """
-    if left_until(deadline) == 0:
-        return False
-    with nogil:
-        usleep(PAUSE_US)
-    PyErr_CheckSignals()
-    return True
-
-
-cdef uint32_t items_wanted(object max_items) except 0:
-    """The most items of a batch."""
-    return BATCH if max_items is None else <uint32_t> min(most_of(max_items), 0xFFFFFFFF)
+include "_limits.pxi"
+include "_errors.pxi"
 
 
 cdef bint is_interrupted(object error) except -1:
@@ -266,7 +224,7 @@ cdef class SharedQueue:
 
     cdef int end_opening(self, sq_status status) except -1:
         if status != SQ_OK:
-            raise self.error_of(status)
+            raise error_of(self.name, status)
         self.inline_max = sq_inline_max(&self.queue)
         self.pool_waits = True
         if self.state == OPENING:  # not after a fork that left us without an entry
@@ -393,7 +351,7 @@ cdef class SharedQueue:
             self.invitations = <int *> room
             invitation = sq_queue_invite(&self.queue)
             if invitation < 0:
-                raise self.error_of(SQ_SYSTEM)
+                raise error_of(self.name, SQ_SYSTEM)
             self.invitations[self.invitations_made] = invitation
             self.invitations_made += 1
             return invitation
@@ -464,7 +422,7 @@ cdef class SharedQueue:
         if self.state == OPEN:
             return 0
         if self.state == ORPHANED:
-            raise self.error_of(self.orphaned_by, self.orphaned_errno)
+            raise error_of(self.name, self.orphaned_by, self.orphaned_errno)
         if self.state == NEW or self.state == OPENING:
             raise QueueClosed(
                 "this handle is not open yet: call SageQueue.__init__() first, or attach()"
@@ -473,60 +431,6 @@ cdef class SharedQueue:
             f"queue {self.name!r} is closed in this process; "
             "open another handle with SageQueue.attach()"
         )
-
-    cdef object error_of(self, sq_status status, int error=0):
-        """The exception for a status, ready to be raised."""
-        name = self.name
-        if status == SQ_SYSTEM:
-            error = error or errno
-            return QueueError(f"queue {name!r}: {os.strerror(error)} (errno {error})")
-        if status == SQ_GONE:
-            return QueueNotFound(
-                f"no queue named {name!r} on this machine; it was never created, or its last "
-                "participant has left. Keep a handle open for as long as the queue is needed"
-            )
-        if status == SQ_EXISTS:
-            return QueueExists(
-                f"a queue named {name!r} is in use; attach to it with SageQueue.attach({name!r}) "
-                "or choose another name"
-            )
-        if status == SQ_FOREIGN:
-            return ForeignSegment(
-                f"the segment of queue {name!r} belongs to another user or is open to others; "
-                "it is not used. Expected: owned by this user, mode 0600"
-            )
-        if status == SQ_INCOMPATIBLE:
-            return IncompatibleSegment(
-                f"the segment of queue {name!r} is no queue of this version of sagequeue; "
-                "run both ends with one version"
-            )
-        if status == SQ_CORRUPT:
-            return CorruptSegment(
-                f"the shared memory of queue {name!r} holds a value that no participant writes; "
-                "remove the queue and create it again"
-            )
-        if status == SQ_ROLE_TAKEN:
-            return RoleConflict(
-                f"queue {name!r} allows one producer or one consumer, and another live participant "
-                'is it; create the queue with mode="mpmc" (or mpsc, spmc) to have more'
-            )
-        if status == SQ_TABLE_FULL:
-            return TooManyParticipants(
-                f"queue {name!r} has no free participant entry; create it with a larger "
-                "max_participants"
-            )
-        if status == SQ_NO_MEMORY:
-            return OutOfSharedMemory(
-                f"no room in /dev/shm for queue {name!r}; free some, make it larger, or lower "
-                "pool_bytes"
-            )
-        if status == SQ_BUSY:
-            return QueueError(
-                f"queue {name!r}: another process has been removing it, or settling what dead "
-                "participants left, for more than a second; it is stopped or gets no processor. "
-                "Continue or kill it and try again"
-            )
-        return InvalidOption(f"an option of queue {name!r} is out of range")
 
     # ---- waiting, with the GIL given up ----
 
@@ -575,7 +479,7 @@ cdef class SharedQueue:
             self.check_call(forks)
             status = enrol(&self.queue)
         if status != SQ_OK:
-            raise self.error_of(status)
+            raise error_of(self.name, status)
         return 0
 
     cdef int put_items(self, sq_item *items, uint32_t n, uint32_t forks, bint block,
@@ -595,7 +499,7 @@ cdef class SharedQueue:
             if status == SQ_CLOSED:
                 raise ShutDown(f"queue {self.name!r} was shut down; nothing more can be put")
             if status != SQ_FULL:
-                raise self.error_of(status)
+                raise error_of(self.name, status)
             if sq_spin_room(&self.queue, ROUNDS_WITH_GIL):
                 continue
             if not block:
@@ -658,7 +562,7 @@ cdef class SharedQueue:
             self.check_call(forks)
             status = sq_external_acquire(&self.queue, size, chunk, data)
         if status != SQ_OK:
-            raise self.error_of(status)
+            raise error_of(self.name, status)
         return True
 
     cdef bint place(self, const Encoded *encoded, object kept, uint32_t forks, sq_item *item,
@@ -921,7 +825,7 @@ cdef class SharedQueue:
                 self.wait(sq_await_copy, left)
                 continue
             if status != SQ_EMPTY:
-                raise self.error_of(status)
+                raise error_of(self.name, status)
             if sq_spin_message(&self.queue, ROUNDS_WITH_GIL if block else 1):
                 continue
             left = left_until(deadline) if block else 0
@@ -930,7 +834,7 @@ cdef class SharedQueue:
                     continue  # what is there was behind a dead one's slot
                 raise Empty(f"queue {self.name!r} is empty")
             if sq_check_cursors(&self.queue) != SQ_OK:
-                raise self.error_of(SQ_CORRUPT)
+                raise error_of(self.name, SQ_CORRUPT)
             self.wait(sq_await_message, left)
 
     cdef object no_lease_left(self):
@@ -950,7 +854,7 @@ cdef class SharedQueue:
             data = sq_chunk_data(&self.queue, taken.chunk)
             return self.codec.decode(taken.tag, data, taken.length, None)
         if status != SQ_OK:
-            raise self.error_of(status)
+            raise error_of(self.name, status)
         try:
             return self.codec.decode(taken.tag, data, taken.length, None)
         finally:
@@ -1147,20 +1051,11 @@ cdef class SharedQueue:
             sq_queue_leave(&self.queue)
         # only now do the items and errors go, which may run other code
 
-    cdef void give_back(self, const sq_taken *message) noexcept:
-        cdef uint32_t chunk = message.chunk
-        if message.storage == SQ_INLINE and self.copy_to_chunk(message, &chunk) != SQ_OK:
-            self.lost += 1
+    cdef void give_back(self, sq_taken *message) noexcept:
+        if sq_lease_taken(&self.queue, message) == SQ_OK:
+            sq_lease_return(&self.queue, message.chunk)
         else:
-            sq_lease_return(&self.queue, chunk)
-
-    cdef sq_status copy_to_chunk(self, const sq_taken *message, uint32_t *chunk) noexcept:
-        """Put a message that was taken from its slot into a chunk, as a claim would have done."""
-        cdef sq_status status = sq_copy_acquire(&self.queue, chunk)
-        if status == SQ_OK:
-            memcpy(sq_chunk_data(&self.queue, chunk[0]), message.body, message.length)
-            sq_chunk_describe(&self.queue, chunk[0], message.length, message.tag)
-        return status
+            self.lost += 1
 
     cdef uint64_t deferred_count(self) noexcept:
         cdef uint64_t count = 0 if self.decoded is None else <uint64_t> len(self.decoded)
@@ -1227,20 +1122,18 @@ cdef class SharedQueue:
         """Move a message from a batch to the leases; False when no more can be leased."""
         cdef Lease lease = Lease.__new__(Lease)
         cdef Body body = Body.__new__(Body)
-        cdef const sq_taken *message = batch.at(batch.first)
-        cdef uint32_t chunk = message.chunk
-        cdef sq_status status = SQ_OK
+        cdef sq_taken *message = batch.at(batch.first)
+        cdef sq_status status
         leases.append(lease)
         if batch.forks != self.forks or not self.is_member():
             self.check_call(batch.forks)
-        if message.storage == SQ_INLINE:  # it was taken, not claimed
-            status = self.copy_to_chunk(message, &chunk)
-            if status != SQ_OK:
-                leases.pop()
-                if leases:
-                    return False
-                raise self.no_lease_left() if status == SQ_NO_CHUNK else self.error_of(status)
-        body.hold(self, chunk, RETURN)
+        status = sq_lease_taken(&self.queue, message)  # unless it was claimed
+        if status != SQ_OK:
+            leases.pop()
+            if leases:
+                return False
+            raise self.no_lease_left() if status == SQ_NO_CHUNK else error_of(self.name, status)
+        body.hold(self, message.chunk, RETURN)
         body.size = message.length
         lease.body = body
         lease.tag = message.tag
@@ -1363,7 +1256,7 @@ cdef class SharedQueue:
                     break
                 self.check_call(forks)
             if status != SQ_OK and status != SQ_BUSY:
-                raise self.error_of(status)
+                raise error_of(self.name, status)
             return settled
         finally:
             self.exit()
@@ -1379,109 +1272,4 @@ cdef class SharedQueue:
 
 include "_lease.pxi"
 include "_inspection.pxi"
-
-
-cdef int register(SharedQueue handle) except -1:
-    """Add a handle to the list of this process, which is tidied up at that."""
-    cdef Py_ssize_t i = 0
-    reference = weakref.ref(handle)
-    while i < len(handles):
-        if handles[i]() is None or handles[i] is reference:
-            del handles[i]
-        else:
-            i += 1
-    handles.append(reference)
-    return 0
-
-
-@cython.final
-cdef class Membership:
-    """A participant that a child is to be: entered before the fork, for one handle."""
-    cdef sq_membership value
-    cdef sq_status status  # of entering
-    cdef int error
-    cdef SharedQueue handle
-
-    def __cinit__(self):
-        self.value.fd = -1
-        self.status = SQ_TABLE_FULL
-
-    cdef void enter(self, SharedQueue handle) noexcept:
-        self.handle = handle
-        self.status = sq_queue_fork_prepare(&handle.queue, &self.value)
-        self.error = errno
-
-    cdef void close(self) noexcept:
-        """In the parent, or when there was no fork after all."""
-        if self.value.fd >= 0:
-            sq_queue_fork_parent(&self.handle.queue, &self.value)
-
-
-cdef dict forks_begun = {}  # thread -> the memberships for the child that it is about to fork
-cdef Membership no_membership = Membership()
-
-
-def _prepare_fork():
-    cdef SharedQueue handle
-    cdef Membership membership
-    cdef list memberships = []
-    forks_begun[PyThread_get_thread_ident()] = memberships
-    for reference in list(handles):
-        handle = reference()
-        if handle is not None and handle.forks_with_us():
-            membership = Membership()
-            memberships.append(membership)
-            membership.enter(handle)
-
-
-def _end_fork_in_parent():
-    cdef Membership membership
-    for membership in forks_begun.pop(PyThread_get_thread_ident(), ()):
-        membership.close()
-
-
-cdef Membership membership_of(SharedQueue handle, list memberships):
-    cdef Membership membership
-    cdef Py_ssize_t i
-    for i in range(len(memberships)):
-        membership = memberships[i]
-        if membership.handle is handle:
-            return membership
-    return no_membership
-
-
-def _rejoin_all():
-    cdef Py_ssize_t i
-    cdef SharedQueue handle
-    cdef list memberships = forks_begun.pop(PyThread_get_thread_ident(), [])
-    # No code of others runs before all have rejoined: it would act as the parent.
-    for i in range(len(handles)):
-        handle = handles[i]()
-        if handle is not None:
-            handle.rejoin_after_fork(membership_of(handle, memberships))
-    forks_begun.clear()
-    for reference in list(handles):
-        handle = reference()
-        if handle is not None:
-            handle.forget_parents_messages()
-
-
-def _close_all():
-    cdef SharedQueue handle
-    for reference in list(handles):
-        handle = reference()
-        if handle is not None:
-            handle.leave_at_exit()
-
-
-def _close_at_exit(_token=None):
-    # Children of multiprocessing leave by os._exit and run these finalizers only; they have
-    # forgotten the parent's, hence once for every process.
-    util.Finalize(None, _close_all, exitpriority=-100)
-
-
-os.register_at_fork(
-    before=_prepare_fork, after_in_parent=_end_fork_in_parent, after_in_child=_rejoin_all
-)
-util.register_after_fork(_rejoin_all, _close_at_exit)
-_close_at_exit()
+include "_handles.pxi"

@@ -287,12 +287,15 @@ def test_nothing_is_lost_or_doubled_when_another_thread_closes() -> None:
 # ---- what is behind an item that cannot be decoded ----
 
 
-@pytest.mark.parametrize("size", [0, 400, 300_000])
-def test_what_is_behind_an_undecodable_item_goes_back_at_a_close(size: int) -> None:
+@pytest.mark.parametrize(
+    "sizes", [[1], [400], [300_000], [300_000, 1, 400]], ids=["slots", "chunks", "segments", "all"]
+)
+def test_what_is_behind_an_undecodable_item_goes_back_at_a_close(sizes: list[int]) -> None:
+    """In its order, wherever it was."""
     with SageQueue[Any](pool_bytes=65536) as other:
         queue = SageQueue[Any].attach(other.name)
-        behind = [bytes([n]) * size for n in range(2, 8)]
-        other.put_many([b"first", Undecodable(size), *behind])
+        behind = [bytes([n]) * sizes[n % len(sizes)] for n in range(2, 8)]
+        other.put_many([b"first", Undecodable(sizes[0]), *behind])
         assert queue.get_many() == [b"first"]
         assert (queue.qsize(), other.qsize()) == (7, 0)
         queue.close()
