@@ -20,6 +20,8 @@ typedef struct noted {
     bool hand_on;
 } noted;
 
+uint32_t sq_forks;
+
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 static noted *list;
@@ -81,6 +83,7 @@ static void unmap_page(const noted *one) {
 }
 
 static void close_in_child(void) {
+    sq_forks++;
     for (size_t i = 0; i < count; i++) {
         if (list[i].page != NULL) {
             unmap_page(&list[i]);

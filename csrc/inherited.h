@@ -8,6 +8,11 @@
 #define SQ_INHERITED_H
 
 #include <stdbool.h>
+#include <stdint.h>
+
+/* Forks between the first process of the family and this one. It has grown before anything else
+ * runs in a child, so what noted it earlier is known to be the parent's. */
+extern uint32_t sq_forks;
 
 /* Close fd in forked children, but, with `hand_on`, not in those of the calling thread. False: no
  * memory is left to note it, and errno says so. */

@@ -230,16 +230,7 @@ static void announce_free(sq_queue *queue, uint32_t chunk) {
     sq_event_notify(&queue->header->chunk_free, INT32_MAX);
 }
 
-void sq_chunk_release_of(sq_queue *queue, uint32_t chunk, uint32_t holder) {
-    sq_chunk *entry = sq_chunk_at(queue, chunk);
-    if (SQ_ONCE(entry->external) != 0) {
-        /* the message is done with before its body goes: nobody is to be given it without */
-        uint64_t word = change_word(queue, chunk, holder, pinned_by_holder);
-        if (word == 0) {
-            return;
-        }
-        drop_external(queue, entry);
-    }
+static void free_held(sq_queue *queue, uint32_t chunk, uint32_t holder) {
     uint64_t word = change_word(queue, chunk, holder, sq_chunk_done_with);
     if (word != 0 && sq_chunk_pinner(word) == 0) {
         announce_free(queue, chunk);
@@ -247,7 +238,28 @@ void sq_chunk_release_of(sq_queue *queue, uint32_t chunk, uint32_t holder) {
 }
 
 void sq_chunk_release(sq_queue *queue, uint32_t chunk) {
-    sq_chunk_release_of(queue, chunk, queue->id);
+    sq_chunk *entry = sq_chunk_at(queue, chunk);
+    if (SQ_ONCE(entry->external) != 0) {
+        /* the message is done with before its body goes: nobody is to be given it without */
+        if (change_word(queue, chunk, queue->id, pinned_by_holder) == 0) {
+            return;
+        }
+        drop_external(queue, entry);
+    }
+    free_held(queue, chunk, queue->id);
+}
+
+void sq_chunk_settle(sq_queue *queue, uint32_t chunk, uint32_t holder) {
+    sq_chunk *entry = sq_chunk_at(queue, chunk);
+    /* first make sure that it is the holder's still: from its slot a consumer may have leased it */
+    if (change_word(queue, chunk, holder, pinned_by_holder) == 0) {
+        return;
+    }
+    drop_external(queue, entry);
+    /* Its slot may be written again, and its next owner may die before it gave the chunk a place,
+     * so it must not have this one. relaxed: the word releases it */
+    atomic_store_explicit(&entry->place, 0, memory_order_relaxed);
+    free_held(queue, chunk, holder);
 }
 
 void sq_chunk_unpin(sq_queue *queue, uint32_t chunk) {

@@ -20,9 +20,9 @@ unsigned char *sq_chunk_data(const sq_queue *queue, uint32_t chunk);
  * another participant holds, as the parent of a fork does, stays as it is. */
 void sq_chunk_release(sq_queue *queue, uint32_t chunk);
 
-/* The same for a chunk that a dead participant holds; only the recoverer may. It may be repeated,
- * by another recoverer too, until the chunk is free. */
-void sq_chunk_release_of(sq_queue *queue, uint32_t chunk, uint32_t holder);
+/* Free a chunk of a participant that is dead, or is leaving: no slot names it. Only the recoverer,
+ * or the one who leaves, may. It may be repeated, by another recoverer too, until it is free. */
+void sq_chunk_settle(sq_queue *queue, uint32_t chunk, uint32_t holder);
 
 /* A chunk of the size of a slot's body, for a message that is claimed from its slot. */
 sq_status sq_copy_acquire(sq_queue *queue, uint32_t *chunk);

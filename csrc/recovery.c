@@ -161,10 +161,7 @@ static bool settle_chunk(sq_queue *queue, uint32_t chunk, uint64_t word) {
     bool returned = sq_chunk_state(word) == SQ_CHUNK_LEASED && !in_slot;
     bool queued = in_slot && sq_chunk_class(chunk) != SQ_COPIES; /* a copy is not: its slot is */
     if (!queued && !returned) {
-        /* its slot may be written again, and the next owner may die before it gave the chunk a
-         * place */
-        atomic_store_explicit(&entry->place, 0, memory_order_relaxed);
-        sq_chunk_release_of(queue, chunk, sq_chunk_holder(word));
+        sq_chunk_settle(queue, chunk, sq_chunk_holder(word));
         return false;
     }
     unsigned state = returned ? SQ_CHUNK_RETURNED : SQ_CHUNK_OWNED;

@@ -43,6 +43,9 @@ cdef extern from "segment.h" nogil:
     sq_participant *sq_segment_participant(const sq_segment *segment, uint32_t index)
     void sq_external_unmap(unsigned char *data, uint64_t bytes)
 
+cdef extern from "inherited.h" nogil:
+    uint32_t sq_forks
+
 cdef extern from "handle.h" nogil:
     ctypedef struct sq_queue:
         sq_segment segment
@@ -59,6 +62,7 @@ cdef extern from "participant.h" nogil:
         int fd
         uint32_t id
 
+    void sq_membership_close(sq_membership *membership)
     uint32_t sq_identity_pid(uint64_t identity)
     bint sq_participant_is_dead(const sq_queue *queue, uint32_t index)
     bint sq_participant_lives(const sq_queue *queue, uint32_t index)

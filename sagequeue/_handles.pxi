@@ -1,5 +1,8 @@
 # Included by _shared.pyx: all handles of this process, when it forks and when it ends.
 
+cdef extern from "pythread.h":
+    unsigned long PyThread_get_thread_ident()
+
 cdef list handles = []  # weak references: an index goes through it without an allocation
 
 
@@ -21,45 +24,70 @@ cdef class Membership:
     """A participant that a child is to be: entered before the fork, for one handle."""
     cdef sq_membership value
     cdef sq_status status  # of entering
-    cdef int error
+    cdef int error         # and errno
     cdef SharedQueue handle
 
     def __cinit__(self):
         self.value.fd = -1
-        self.status = SQ_TABLE_FULL
+        self.status = SQ_SYSTEM  # for a handle that was opened after the parent had entered
+        self.error = EAGAIN
 
     cdef void enter(self, SharedQueue handle) noexcept:
-        self.handle = handle
-        self.status = sq_queue_fork_prepare(&handle.queue, &self.value)
-        self.error = errno
+        if handle.forks_with_us():
+            self.handle = handle
+            handle.forking += 1
+            self.status = sq_queue_fork_prepare(&handle.queue, &self.value)
+            self.error = errno
 
-    cdef void close(self) noexcept:
-        """In the parent, or when there was no fork after all."""
+    cdef void close_in_parent(self) noexcept:
+        """After the fork, or when there was none after all."""
+        cdef SharedQueue handle = self.handle
+        if handle is None:
+            return
         if self.value.fd >= 0:
-            sq_queue_fork_parent(&self.handle.queue, &self.value)
+            sq_queue_fork_parent(&handle.queue, &self.value)
+        handle.forking -= 1
+        if handle.state != OPEN:
+            handle.leave_if_idle()
+
+    def __dealloc__(self):
+        if self.value.fd >= 0:
+            sq_membership_close(&self.value)
 
 
-cdef dict forks_begun = {}  # thread -> the memberships for the child that it is about to fork
+# Of each thread, those for the child that it is about to fork. A stack: a finalizer may fork, too.
+cdef dict forks_begun = {}
 cdef Membership no_membership = Membership()
 
 
 def _prepare_fork():
-    cdef SharedQueue handle
     cdef Membership membership
     cdef list memberships = []
-    forks_begun[PyThread_get_thread_ident()] = memberships
+    forks_begun.setdefault(PyThread_get_thread_ident(), []).append(memberships)
     for reference in list(handles):
         handle = reference()
-        if handle is not None and handle.forks_with_us():
+        if handle is not None:
             membership = Membership()
             memberships.append(membership)
             membership.enter(handle)
 
 
+cdef list end_fork():
+    """The memberships for the child of the fork that this thread began last."""
+    cdef unsigned long me = PyThread_get_thread_ident()
+    cdef list stack = forks_begun.get(me)
+    if not stack:
+        return []
+    memberships = stack.pop()
+    if not stack:
+        del forks_begun[me]
+    return memberships
+
+
 def _end_fork_in_parent():
     cdef Membership membership
-    for membership in forks_begun.pop(PyThread_get_thread_ident(), ()):
-        membership.close()
+    for membership in end_fork():
+        membership.close_in_parent()
 
 
 cdef Membership membership_of(SharedQueue handle, list memberships):
@@ -72,16 +100,27 @@ cdef Membership membership_of(SharedQueue handle, list memberships):
     return no_membership
 
 
+cdef void forget_other_forks(unsigned long me) noexcept:
+    """In the child: descriptors for the children of other threads are closed already (see
+    csrc/inherited.h), not those of forks that this thread had begun before."""
+    cdef Membership membership
+    for thread, stack in forks_begun.items():
+        for memberships in stack:
+            for membership in memberships:
+                if thread != me:
+                    membership.value.fd = -1
+    forks_begun.clear()
+
+
 def _rejoin_all():
     cdef Py_ssize_t i
     cdef SharedQueue handle
-    cdef list memberships = forks_begun.pop(PyThread_get_thread_ident(), [])
-    # No code of others runs before all have rejoined: it would act as the parent.
+    cdef list memberships = end_fork()
     for i in range(len(handles)):
         handle = handles[i]()
         if handle is not None:
             handle.rejoin_after_fork(membership_of(handle, memberships))
-    forks_begun.clear()
+    forget_other_forks(PyThread_get_thread_ident())
     for reference in list(handles):
         handle = reference()
         if handle is not None:

@@ -19,7 +19,7 @@ from cpython.buffer cimport PyBuffer_FillInfo, PyBUF_WRITABLE
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
 from cpython.ref cimport Py_DECREF
-from libc.errno cimport errno
+from libc.errno cimport EAGAIN, errno
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 from posix.unistd cimport usleep
@@ -43,9 +43,6 @@ from sagequeue.errors import (
 )
 from sagequeue.holdup import report_holdup
 from sagequeue.interruption import is_interruption, raise_interruption
-
-cdef extern from "pythread.h":
-    unsigned long PyThread_get_thread_ident()
 
 cdef enum:
     NEW = 0
@@ -81,6 +78,12 @@ include "_errors.pxi"
 cdef bint is_interrupted(object error) except -1:
     """Whether decoding failed for a signal; a codec has made its exception the cause of its own."""
     return is_interruption(error) or is_interruption(error.__cause__)
+
+
+cdef bint may_come_again(object error) except -1:
+    """Whether a message could not be decoded for a reason that is not its own: a signal, or that the
+    process has no memory or descriptor left."""
+    return isinstance(error, MemoryError) or type(error) is QueueError or is_interrupted(error)
 
 
 @cython.final
@@ -121,12 +124,11 @@ cdef class SharedQueue:
     cdef sq_queue queue
     cdef int state
     cdef uint32_t inside          # calls at work
-    cdef unsigned long *callers   # their threads
-    cdef uint32_t room_for_callers
+    cdef uint32_t forking         # forks that have begun
     cdef uint32_t writing         # calls that write a chunk with the GIL given up
     cdef uint32_t bodies          # that look into the mapping
     cdef uint32_t held            # of them, chunks that are this participant's
-    cdef uint32_t forks           # between the first process that had this handle and this one
+    cdef uint32_t forks           # of the process whose participant it is: sq_forks, until a fork
     cdef uint32_t lost            # messages taken that could neither be delivered nor given back
     cdef sq_status orphaned_by    # why there was no entry for this process
     cdef int orphaned_errno
@@ -219,6 +221,7 @@ cdef class SharedQueue:
                 "make another one for another queue"
             )
         self.state = OPENING
+        self.forks = sq_forks
         self.name = name
         return 0
 
@@ -249,6 +252,8 @@ cdef class SharedQueue:
         taken. Messages taken in a batch behind one that could not be decoded go back to the queue.
         Items that an interrupted :meth:`get_many` had decoded are lost, which is logged.
         """
+        if self.forks != sq_forks and self.state != NEW:
+            self.check_open()
         if self.state == OPEN:
             self.state = CLOSED
             if self.inside > 0:
@@ -259,9 +264,12 @@ cdef class SharedQueue:
 
     cdef void leave_if_idle(self) noexcept:
         """Leave when closed and nothing holds us, unmap when nothing looks into the mapping."""
-        if self.state == CLOSED and self.inside == 0:
+        if self.forks != sq_forks:
+            return  # a child that has not rejoined yet
+        if self.state == CLOSED and self.inside == 0 and self.forking == 0:
             self.give_back_deferred(self.held == 0)
-        if self.state == LEFT and self.inside == 0 and self.bodies == 0 and self.mapped:
+        if (self.state == LEFT and self.inside == 0 and self.forking == 0 and self.bodies == 0
+                and self.mapped):
             self.mapped = False
             sq_queue_unmap(&self.queue)
         if self.lost > 0:
@@ -269,7 +277,7 @@ cdef class SharedQueue:
 
     cdef bint is_member(self) noexcept:
         """Whether this participant is in the table: what it holds is its own until it leaves."""
-        return self.state == OPEN or self.state == CLOSED
+        return (self.state == OPEN or self.state == CLOSED) and self.forks == sq_forks
 
     cdef void report_lost(self) noexcept:
         lost, self.lost = self.lost, 0
@@ -301,7 +309,6 @@ cdef class SharedQueue:
             sq_queue_unmap(&self.queue)
         if self.lost > 0:
             self.report_lost()
-        PyMem_Free(self.callers)
         PyMem_Free(self.invitations)
 
     # ---- forks and new processes ----
@@ -310,23 +317,27 @@ cdef class SharedQueue:
         return self.state == OPEN or (self.state == OPENING and self.mapped)
 
     cdef void rejoin_after_fork(self, Membership membership) noexcept:
-        """In the child: only the calls of the thread that forked are still at work."""
-        cdef uint32_t i
-        cdef uint32_t calls = self.inside
-        cdef unsigned long me = PyThread_get_thread_ident()
-        self.forks += 1
-        self.inside = self.writing = self.held = 0
-        for i in range(calls):
-            if self.callers[i] == me:
-                self.callers[self.inside] = me
-                self.inside += 1
-        if self.state == CLOSED:
-            self.state = LEFT  # the parent's other thread leaves
-        elif self.forks_with_us():
-            if sq_queue_fork_child(&self.queue, &membership.value) != SQ_OK:
-                self.state = ORPHANED
-                self.orphaned_by = membership.status
-                self.orphaned_errno = membership.error
+        """In the child: calls that began before the fork are the parent's."""
+        if self.inside > 0:
+            self.bodies += 1  # those of the thread that forked return here: keep what they look into
+        self.forks = sq_forks
+        self.inside = self.forking = self.writing = self.held = 0
+        if membership.value.fd < 0:
+            # the parent could not enter for us, or had no need to
+            if self.forks_with_us():
+                self.orphan(membership.status, membership.error)
+            elif self.state == CLOSED:
+                self.state = LEFT  # the parent's other thread leaves
+        elif sq_queue_fork_child(&self.queue, &membership.value) != SQ_OK:
+            self.orphan(SQ_SYSTEM, errno)
+        elif self.state == CLOSED:
+            self.state = LEFT  # closed by another thread between entering and the fork
+            sq_queue_leave(&self.queue)
+
+    cdef void orphan(self, sq_status status, int error) noexcept:
+        self.state = ORPHANED
+        self.orphaned_by = status
+        self.orphaned_errno = error
 
     cdef void forget_parents_messages(self) noexcept:
         """In the child, when all handles have rejoined: this may run other code."""
@@ -340,6 +351,7 @@ cdef class SharedQueue:
         we close."""
         cdef void *room
         cdef int invitation
+        cdef uint32_t forks = self.forks
         self.enter()
         try:
             if self.invited != <void *> process:
@@ -356,7 +368,7 @@ cdef class SharedQueue:
             self.invitations_made += 1
             return invitation
         finally:
-            self.exit()
+            self.exit(forks)
 
     cdef void end_invitations(self) noexcept:
         while self.invitations_made > 0:
@@ -369,43 +381,23 @@ cdef class SharedQueue:
     @cython.final
     cdef inline int enter(self) except -1:
         """Begin a call: until exit() the handle is neither left nor unmapped."""
-        if self.state != OPEN:
+        if self.state != OPEN or self.forks != sq_forks:
             self.check_open()
-        if self.inside == self.room_for_callers:
-            self.make_room_for_callers()
-        self.callers[self.inside] = PyThread_get_thread_ident()
         self.inside += 1
         return 0
 
     @cython.final
-    cdef inline void exit(self) noexcept:
-        self.inside -= 1
-        if self.inside > 0:
-            self.forget_caller()
-        if self.state != OPEN:
-            self.leave_if_idle()
-
-    cdef int make_room_for_callers(self) except -1:
-        cdef uint32_t room = self.room_for_callers + 8
-        cdef void *callers = PyMem_Realloc(self.callers, room * sizeof(unsigned long))
-        if callers == NULL:
-            raise MemoryError()
-        self.callers = <unsigned long *> callers
-        self.room_for_callers = room
-        return 0
-
-    cdef void forget_caller(self) noexcept:
-        """Take one entry of this thread out; the last one moves into its place."""
-        cdef unsigned long me = PyThread_get_thread_ident()
-        cdef uint32_t i = self.inside
-        while self.callers[i] != me:
-            i -= 1
-        self.callers[i] = self.callers[self.inside]
+    cdef inline void exit(self, uint32_t forks) noexcept:
+        """End a call that began after so many forks."""
+        if forks == self.forks:
+            self.inside -= 1
+            if self.state != OPEN:
+                self.leave_if_idle()
 
     @cython.final
     cdef inline int check_call(self, uint32_t forks) except -1:
         """Whether a call may go on that began after so many forks; the error is that it may not."""
-        if self.state != OPEN or forks != self.forks:
+        if self.state != OPEN or forks != self.forks or forks != sq_forks:
             self.check_open()
             raise QueueError(
                 f"the process forked in the middle of this call to queue {self.name!r}; the call "
@@ -419,6 +411,11 @@ cdef class SharedQueue:
         return self.state != OPEN
 
     cdef int check_open(self) except -1:
+        if self.forks != sq_forks and self.state != NEW:
+            raise QueueError(
+                f"queue {self.name!r} cannot be used yet: the process is being forked, and its handle "
+                "is the parent's until the hooks of os.register_at_fork() have run"
+            )
         if self.state == OPEN:
             return 0
         if self.state == ORPHANED:
@@ -675,7 +672,7 @@ cdef class SharedQueue:
             if sq_put(&self.queue, &message, 1, &accepted) != SQ_OK:
                 self.put_items(&message, 1, forks, block, deadline, &accepted)
         finally:  # an except clause would cost those that do not fail
-            self.exit()
+            self.exit(forks)
             if encoding:
                 raise_interruption(sys.exc_info()[1])
 
@@ -708,7 +705,7 @@ cdef class SharedQueue:
             error.accepted = total
             raise
         finally:
-            self.exit()
+            self.exit(forks)
 
     cdef int put_stream(self, object iterator, uint32_t forks, bint block, uint64_t deadline,
                         uint64_t *total) except -1:
@@ -866,12 +863,11 @@ cdef class SharedQueue:
         cdef sq_taken *taken = <sq_taken *> space
         cdef uint32_t count = 0
         cdef uint64_t deadline = FOREVER
-        cdef uint32_t forks
+        cdef uint32_t forks = self.forks
         self.enter()
         try:
             if block and timeout is not None:
                 deadline = deadline_of(timeout)
-            forks = self.forks
             if not self.queue.consuming:
                 self.enrol_consumer()
             if self.deferred is not None or self.decoded is not None:
@@ -891,7 +887,7 @@ cdef class SharedQueue:
                 if count > 0:
                     self.end_failed_get(taken, forks)
             finally:
-                self.exit()
+                self.exit(forks)
 
     cdef int end_failed_get(self, const sq_taken *taken, uint32_t forks) except -1:
         """A message whose decoding was interrupted comes with the next call; else it is consumed."""
@@ -899,7 +895,7 @@ cdef class SharedQueue:
         cdef bint interrupted = True
         error = sys.exc_info()[1]
         try:
-            interrupted = is_interrupted(error)  # which may be interrupted itself
+            interrupted = may_come_again(error)  # which may be interrupted itself
         finally:
             if interrupted:
                 batch = Batch.of(self, 1)
@@ -927,14 +923,13 @@ cdef class SharedQueue:
         """
         cdef uint64_t deadline = FOREVER
         cdef uint32_t most
-        cdef uint32_t forks
+        cdef uint32_t forks = self.forks
         cdef Batch batch
         self.enter()
         try:
             if block and timeout is not None:
                 deadline = deadline_of(timeout)
             most = items_wanted(max_items)
-            forks = self.forks
             if not self.queue.consuming:
                 self.enrol_consumer()
             if self.deferred is not None or self.decoded is not None:
@@ -943,7 +938,7 @@ cdef class SharedQueue:
             self.take(batch.records, batch.room, &batch.end, forks, False, block, deadline)
             return self.decode_batch(batch, most, True)
         finally:
-            self.exit()
+            self.exit(forks)
 
     cdef list get_deferred(self, uint32_t most):
         """What an earlier call has taken and not delivered."""
@@ -992,9 +987,9 @@ cdef class SharedQueue:
                 self.consume(batch)
                 # not in a child that it forked, and not after leaving at the end of the process
                 return batch.forks == self.forks and self.is_member()
-        if items and isinstance(batch.error, Exception) and not is_interrupted(batch.error):
+        if items and isinstance(batch.error, Exception) and not may_come_again(batch.error):
             return False
-        interrupted = is_interrupted(batch.error)
+        interrupted = may_come_again(batch.error)
         error, batch.error = batch.error, None
         if interrupted:
             raise_interruption(error)
@@ -1082,13 +1077,12 @@ cdef class SharedQueue:
 
     cdef list claim_some(self, uint32_t most, bint block, object timeout):
         cdef uint64_t deadline = FOREVER
-        cdef uint32_t forks
+        cdef uint32_t forks = self.forks
         cdef Batch batch
         self.enter()
         try:
             if block and timeout is not None:
                 deadline = deadline_of(timeout)
-            forks = self.forks
             if not self.queue.consuming:
                 self.enrol_consumer()
             batch = self.next_deferred()
@@ -1098,7 +1092,7 @@ cdef class SharedQueue:
             self.take(batch.records, most, &batch.end, forks, True, block, deadline)
             return self.lease_batch(batch, most, True)
         finally:
-            self.exit()
+            self.exit(forks)
 
     cdef list lease_batch(self, Batch batch, uint32_t most, bint take_more):
         """Lease up to so many messages; what remains in the batch is deferred."""
@@ -1194,7 +1188,7 @@ cdef class SharedQueue:
                 self.wait(sq_await_done, FOREVER)
                 self.check_call(forks)
         finally:
-            self.exit()
+            self.exit(forks)
 
     @property
     def maxsize(self):
@@ -1259,15 +1253,16 @@ cdef class SharedQueue:
                 raise error_of(self.name, status)
             return settled
         finally:
-            self.exit()
+            self.exit(forks)
 
     def participants(self):
         """Pids of the live participants, one for each handle."""
+        cdef uint32_t forks = self.forks
         self.enter()
         try:
             return pids_of(&self.queue, True)
         finally:
-            self.exit()
+            self.exit(forks)
 
 
 include "_lease.pxi"
