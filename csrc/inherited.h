@@ -2,7 +2,7 @@
  *
  * A lock belongs to an open file description, and a fork copies descriptors: the child would keep
  * alive what its parent locked. So those through which the segments' files are locked are closed in
- * every child that fork() makes, before it returns there. What is meant for a child, a membership,
+ * every child that fork() makes, before it returns there. What is meant for a child, an invitation,
  * goes to the child of the thread that prepared it and to no other. */
 #ifndef SQ_INHERITED_H
 #define SQ_INHERITED_H

@@ -20,106 +20,108 @@ cdef int register(SharedQueue handle) except -1:
 
 
 @cython.final
-cdef class Membership:
-    """A participant that a child is to be: entered before the fork, for one handle."""
-    cdef sq_membership value
-    cdef sq_status status  # of entering
-    cdef int error         # and errno
+cdef class Invitation:
+    """What keeps a queue for a child that is about to be forked, until it takes part."""
+    cdef int fd      # -1: there is none
+    cdef int error   # and this is why
     cdef SharedQueue handle
 
     def __cinit__(self):
-        self.value.fd = -1
-        self.status = SQ_SYSTEM  # for a handle that was opened after the parent had entered
-        self.error = EAGAIN
+        self.fd = -1
+        self.error = EAGAIN  # for a handle that was opened in the middle of the fork
 
-    cdef void enter(self, SharedQueue handle) noexcept:
+    cdef void make(self, SharedQueue handle) noexcept:
         if handle.forks_with_us():
             self.handle = handle
             handle.forking += 1
-            self.status = sq_queue_fork_prepare(&handle.queue, &self.value)
+            self.fd = sq_queue_invite(&handle.queue, True)
             self.error = errno
 
-    cdef void close_in_parent(self) noexcept:
+    cdef int take(self) noexcept:
+        fd, self.fd = self.fd, -1
+        return fd
+
+    cdef void end_in_parent(self) noexcept:
         """After the fork, or when there was none after all."""
         cdef SharedQueue handle = self.handle
         if handle is None:
             return
-        if self.value.fd >= 0:
-            sq_queue_fork_parent(&handle.queue, &self.value)
+        if self.fd >= 0:
+            sq_queue_end_invitation(&handle.queue, self.take())
         handle.forking -= 1
         if handle.state != OPEN:
             handle.leave_if_idle()
 
     def __dealloc__(self):
-        if self.value.fd >= 0:
-            sq_membership_close(&self.value)
+        if self.fd >= 0:
+            close(self.fd)
 
 
 # Of each thread, those for the child that it is about to fork. A stack: a finalizer may fork, too.
 cdef dict forks_begun = {}
-cdef Membership no_membership = Membership()
+cdef Invitation no_invitation = Invitation()
 
 
 def _prepare_fork():
-    cdef Membership membership
-    cdef list memberships = []
-    forks_begun.setdefault(PyThread_get_thread_ident(), []).append(memberships)
+    cdef Invitation invitation
+    cdef list invitations = []
+    forks_begun.setdefault(PyThread_get_thread_ident(), []).append(invitations)
     for reference in list(handles):
         handle = reference()
         if handle is not None:
-            membership = Membership()
-            memberships.append(membership)
-            membership.enter(handle)
+            invitation = Invitation()
+            invitations.append(invitation)
+            invitation.make(handle)
 
 
 cdef list end_fork():
-    """The memberships for the child of the fork that this thread began last."""
+    """The invitations for the child of the fork that this thread began last."""
     cdef unsigned long me = PyThread_get_thread_ident()
     cdef list stack = forks_begun.get(me)
     if not stack:
         return []
-    memberships = stack.pop()
+    invitations = stack.pop()
     if not stack:
         del forks_begun[me]
-    return memberships
+    return invitations
 
 
 def _end_fork_in_parent():
-    cdef Membership membership
-    for membership in end_fork():
-        membership.close_in_parent()
+    cdef Invitation invitation
+    for invitation in end_fork():
+        invitation.end_in_parent()
 
 
-cdef Membership membership_of(SharedQueue handle, list memberships):
-    cdef Membership membership
+cdef Invitation invitation_of(SharedQueue handle, list invitations):
+    cdef Invitation invitation
     cdef Py_ssize_t i
-    for i in range(len(memberships)):
-        membership = memberships[i]
-        if membership.handle is handle:
-            return membership
-    return no_membership
+    for i in range(len(invitations)):
+        invitation = invitations[i]
+        if invitation.handle is handle:
+            return invitation
+    return no_invitation
 
 
 cdef void forget_other_forks(unsigned long me) noexcept:
     """In the child: descriptors for the children of other threads are closed already (see
     csrc/inherited.h), not those of forks that this thread had begun before."""
-    cdef Membership membership
+    cdef Invitation invitation
     for thread, stack in forks_begun.items():
-        for memberships in stack:
-            for membership in memberships:
+        for invitations in stack:
+            for invitation in invitations:
                 if thread != me:
-                    membership.value.fd = -1
+                    invitation.fd = -1
     forks_begun.clear()
 
 
 def _rejoin_all():
     cdef Py_ssize_t i
     cdef SharedQueue handle
-    cdef list memberships = end_fork()
+    cdef list invitations = end_fork()
     for i in range(len(handles)):
         handle = handles[i]()
         if handle is not None:
-            handle.rejoin_after_fork(membership_of(handle, memberships))
+            handle.rejoin_after_fork(invitation_of(handle, invitations))
     forget_other_forks(PyThread_get_thread_ident())
     for reference in list(handles):
         handle = reference()

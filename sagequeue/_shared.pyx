@@ -22,7 +22,7 @@ from cpython.ref cimport Py_DECREF
 from libc.errno cimport EAGAIN, errno
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
-from posix.unistd cimport usleep
+from posix.unistd cimport close, usleep
 
 import logging
 import os
@@ -316,22 +316,24 @@ cdef class SharedQueue:
     cdef bint forks_with_us(self) noexcept:
         return self.state == OPEN or (self.state == OPENING and self.mapped)
 
-    cdef void rejoin_after_fork(self, Membership membership) noexcept:
+    cdef void rejoin_after_fork(self, Invitation invitation) noexcept:
         """In the child: calls that began before the fork are the parent's."""
+        cdef sq_status status
         if self.inside > 0:
             self.bodies += 1  # those of the thread that forked return here: keep what they look into
         self.forks = sq_forks
         self.inside = self.forking = self.writing = self.held = 0
-        if membership.value.fd < 0:
-            # the parent could not enter for us, or had no need to
+        if invitation.fd < 0:
             if self.forks_with_us():
-                self.orphan(membership.status, membership.error)
+                self.orphan(SQ_SYSTEM, invitation.error)
             elif self.state == CLOSED:
                 self.state = LEFT  # the parent's other thread leaves
-        elif sq_queue_fork_child(&self.queue, &membership.value) != SQ_OK:
-            self.orphan(SQ_SYSTEM, errno)
+            return
+        status = sq_queue_fork_child(&self.queue, invitation.take())
+        if status != SQ_OK:
+            self.orphan(status, errno)
         elif self.state == CLOSED:
-            self.state = LEFT  # closed by another thread between entering and the fork
+            self.state = LEFT  # closed by another thread between the invitation and the fork
             sq_queue_leave(&self.queue)
 
     cdef void orphan(self, sq_status status, int error) noexcept:
@@ -361,7 +363,7 @@ cdef class SharedQueue:
             if room == NULL:
                 raise MemoryError()
             self.invitations = <int *> room
-            invitation = sq_queue_invite(&self.queue)
+            invitation = sq_queue_invite(&self.queue, False)
             if invitation < 0:
                 raise error_of(self.name, SQ_SYSTEM)
             self.invitations[self.invitations_made] = invitation

@@ -293,8 +293,8 @@ static void a_chunk_with_a_former_place(void) {
     finish();
 }
 
-/* Settling a chunk changes nothing once it is somebody else's: a consumer may have leased it from its
- * slot, and another producer put it again, since its holder was looked at. */
+/* Settling a chunk changes nothing once it is somebody else's: a consumer may have leased it from
+ * its slot, and another producer put it again, since its holder was looked at. */
 static void a_chunk_that_changed_hands(void) {
     sq_queue other;
     message m;
