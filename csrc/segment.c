@@ -171,17 +171,8 @@ sq_status sq_segment_own(sq_segment *segment, int fd) {
     segment->device = status.st_dev;
     segment->inode = status.st_ino;
     segment->forks = sq_forks;
+    segment->serial = sq_inherited_serial(own);
     return SQ_OK;
-}
-
-static void disown(sq_segment *segment) {
-    if (segment->forks == sq_forks) {
-        sq_inherited_remove(segment->fd);
-    }
-    if (sq_segment_is_open(segment)) {
-        close_quietly(segment->fd);
-    }
-    segment->fd = -1;
 }
 
 static bool is_same_file(const sq_segment *segment, const struct stat *status) {
@@ -193,11 +184,20 @@ bool sq_segment_is_open(const sq_segment *segment) {
     if (fstat(segment->fd, &status) != 0) {
         return false;
     }
-    if (!is_same_file(segment, &status) || segment->forks != sq_forks) {
+    if (!is_same_file(segment, &status) || segment->forks != sq_forks ||
+        sq_inherited_serial(segment->fd) != segment->serial) {
         errno = EBADF;
         return false;
     }
     return true;
+}
+
+static void disown(sq_segment *segment) {
+    if (sq_segment_is_open(segment)) {
+        sq_inherited_remove(segment->fd);
+        close_quietly(segment->fd);
+    }
+    segment->fd = -1;
 }
 
 /* Give a new file its size, the memory that every queue uses, and its header. */

@@ -5,7 +5,13 @@ cdef object error_of(str name, sq_status status, int error=0):
     """The exception for a status, ready to be raised."""
     if status == SQ_SYSTEM:
         error = error or errno
-        return QueueError(f"queue {name!r}: {os.strerror(error)} (errno {error})")
+        reason = f"queue {name!r}: {os.strerror(error)} (errno {error})"
+        if error == EBADF:
+            reason += (
+                "; something in this process has closed the queue's descriptor, as os.closerange() "
+                "does. Open the queue again: SageQueue.attach()"
+            )
+        return QueueError(reason)
     if status == SQ_GONE:
         return QueueNotFound(
             f"no queue named {name!r} on this machine; it was never created, or its last "

@@ -19,7 +19,7 @@ from cpython.buffer cimport PyBuffer_FillInfo, PyBUF_WRITABLE
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
 from cpython.ref cimport Py_DECREF
-from libc.errno cimport EAGAIN, errno
+from libc.errno cimport EAGAIN, EBADF, errno
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 from posix.unistd cimport close, usleep
@@ -881,6 +881,7 @@ cdef class SharedQueue:
                 count = 0
             else:
                 item = self.decode(taken)
+                PyErr_CheckSignals()  # as in decode_batch
                 count = 0
                 self.release_chunk(taken.chunk, forks)
             return item
@@ -959,17 +960,10 @@ cdef class SharedQueue:
         """Decode up to so many messages; what remains in the batch is deferred."""
         cdef list items = []
         try:
-            while True:
-                while batch.first < batch.end and <uint64_t> len(items) < most:
-                    if not self.decode_first(batch, items):
-                        return items
-                if not take_more or <uint64_t> len(items) == most or self.state != OPEN:
-                    return items
-                batch.first = 0
-                sq_take(&self.queue, batch.records,
-                        min(batch.room, most - <uint32_t> len(items)), &batch.end)
-                if batch.end == 0:
-                    return items
+            self.decode_messages(batch, most, take_more, items)
+            # What a handler raises is to come out of this call, not between it and its caller.
+            PyErr_CheckSignals()
+            return items
         except BaseException:
             if items:
                 self.keep_decoded(items, batch.forks)
@@ -977,6 +971,20 @@ cdef class SharedQueue:
         finally:
             if batch.first < batch.end:
                 self.defer(batch)
+
+    cdef int decode_messages(self, Batch batch, uint32_t most, bint take_more,
+                             list items) except -1:
+        while True:
+            while batch.first < batch.end and <uint64_t> len(items) < most:
+                if not self.decode_first(batch, items):
+                    return 0
+            if not take_more or <uint64_t> len(items) == most or self.state != OPEN:
+                return 0
+            batch.first = 0
+            sq_take(&self.queue, batch.records, min(batch.room, most - <uint32_t> len(items)),
+                    &batch.end)
+            if batch.end == 0:
+                return 0
 
     cdef bint decode_first(self, Batch batch, list items) except -1:
         """Move a message from a batch to the decoded items; False: these are to be returned."""

@@ -730,6 +730,23 @@ static void a_lost_descriptor_makes_nobody_dead(void) {
     close_queue(&queue);
 }
 
+/* The number of a descriptor that was closed behind its handle's back goes to another handle of the
+ * same queue: the first one must not use it, nor close it. */
+static void a_lost_descriptor_is_anothers(void) {
+    sq_queue queue, other;
+    uint32_t found;
+    create_with(&queue, options_of(MPMC, 0, 64));
+    int lost = queue.segment.fd;
+    close(lost);
+    CHECK(sq_queue_attach(&other, queue.file_name) == SQ_OK && other.segment.fd == lost);
+    CHECK(sq_recover(&queue, &found) == SQ_SYSTEM);
+    sq_queue_leave(&queue);
+    sq_queue_unmap(&queue);
+    CHECK(sq_recover(&other, &found) == SQ_OK);
+    close_queue(&other);
+    CHECK(count_files(queue.file_name, false) == 0);
+}
+
 int main(void) {
     static const test tests[] = {
         TEST(options_are_checked),
@@ -758,6 +775,7 @@ int main(void) {
         TEST(a_childs_death_is_not_hidden_by_its_parent),
         TEST(the_living_are_told_from_the_dead),
         TEST(a_lost_descriptor_makes_nobody_dead),
+        TEST(a_lost_descriptor_is_anothers),
     };
     return RUN_TESTS(tests);
 }
