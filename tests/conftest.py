@@ -19,6 +19,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long", action="store_true", help="run the long form of stress tests")
 
 
+# Ray would kill a test's workers when other programs fill the memory.
+os.environ["RAY_memory_monitor_refresh_ms"] = "0"  # noqa: SIM112 - its name
+
+
 def pytest_configure() -> None:
     """Mount a /dev/shm of the suite's own, for this process and all that it starts.
 
