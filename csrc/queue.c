@@ -259,8 +259,8 @@ static sq_status remove_mapped(sq_queue *queue, bool force) {
     if (status == SQ_OK) {
         status = lock_name(queue->segment.fd);
     }
-    if (status == SQ_OK && !sq_segment_has_name(&queue->segment, queue->file_name)) {
-        status = SQ_GONE;
+    if (status != SQ_SYSTEM && !sq_segment_has_name(&queue->segment, queue->file_name)) {
+        status = SQ_GONE; /* whoever refused us may have just removed it */
     }
     if (status == SQ_OK) {
         if (force) {

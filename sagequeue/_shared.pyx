@@ -199,11 +199,17 @@ cdef class SharedQueue:
 
     def _accept(self, str name, int invitation):
         """Attach by a descriptor of :meth:`_invite`, which is closed."""
+        cdef sq_status status
+        cdef uint64_t patience
         file_name = (PREFIX + name).encode("ascii")
         self.begin_opening(name)
         try:
             register(self)
-            self.end_attaching(sq_queue_accept(&self.queue, file_name, invitation))
+            patience = sq_now_ns() + BUSY_PATIENCE_NS
+            status = sq_queue_accept(&self.queue, file_name, invitation)
+            while status == SQ_BUSY and pause(patience):
+                status = sq_queue_attach(&self.queue, file_name)
+            self.end_attaching(status)
         except BaseException:
             self.abandon_opening()
             raise
