@@ -712,12 +712,18 @@ static uint64_t reading_at_tail(const sq_queue *queue, uint64_t head, uint64_t t
     return reading ? sq_intended_by(queue, tail - capacity, true, SQ_NOBODY, true) : 0;
 }
 
+/* Its pid, unless it died at it: the word stays then, until the next one comes. */
+static uint32_t recoverer_at_work(const sq_queue *queue) {
+    /* relaxed: for people only */
+    uint32_t pid = atomic_load_explicit(&queue->header->recoverer, memory_order_relaxed);
+    bool locked = pid != 0 && sq_lock_is_refused(&queue->segment, SQ_LOCK_RECOVERY, SQ_LOCK_SHARED);
+    return locked ? pid : 0;
+}
+
 uint32_t sq_held_up_by(const sq_queue *queue, bool room) {
     uint64_t head = sq_load_head(queue);
     uint64_t tail = sq_load_tail(queue);
     uint64_t identity =
         room ? reading_at_tail(queue, head, tail) : writing_at_head(queue, head, tail);
-    /* relaxed: for people only */
-    return identity != 0 ? sq_identity_pid(identity)
-                         : atomic_load_explicit(&queue->header->recoverer, memory_order_relaxed);
+    return identity != 0 ? sq_identity_pid(identity) : recoverer_at_work(queue);
 }

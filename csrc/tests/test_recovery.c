@@ -141,6 +141,7 @@ static void a_recoverer(void) {
     put_messages(&queue, 0, 0, 3, &INLINE_BODIES);
     kill_after(claim_and_die);
     kill_after(recover_and_die);
+    CHECK(atomic_load(&queue.header->recoverer) != 0 && sq_held_up_by(&queue, false) == 0);
     CHECK(recover_now(&queue) == 2);
     expect(0, 3, 2);
     finish();
