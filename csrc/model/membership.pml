@@ -3,33 +3,33 @@
  * is shown here: that one look at an entry tells whether its participant is dead.
  *
  * A segment has a name and, in the kernel, locks: MEMBERS, NAME and two for each entry of the table: one
- * that a newcomer has while it takes the entry, and the participant's own.
- * A lock belongs to an open file description and goes with it. Each process has one description for its
- * membership. A fork is prepared by the parent, which has the child's description open, too, until it
- * closes it. Locks of the moment (exclusive ones of MEMBERS and of NAME) are a process' own. No lock
- * is waited for.
+ * that a newcomer has while it takes the entry, and the participant's own. A lock belongs to an open
+ * file description and goes with it. Each process has one description for its membership; exclusive
+ * locks of MEMBERS and of NAME, which are held for a moment, are a process' own. A fork hands over an
+ * invitation: a description with the lock of a member, which parent and child both have open until
+ * each closes it. No lock is waited for.
  *
  * The first process has made the queue. A second and a third attach and leave. With FORK the first has
  * a child and may leave at once. With FORCE somebody removes the name by force. With CREATE somebody
  * makes a new queue of that name, if nobody holds the old one. With ONE_NEWCOMER the third is not there.
- * Between any two steps a process may die, up to DEATHS of them. The recoverer (Look) looks at the entries, and frees those of the dead. Shown:
+ * Between any two steps a process may die, up to DEATHS of them. The recoverer (Look) looks at the
+ * entries, and frees those of the dead. Shown:
  *
- *   a participant's name stays    who attached and has not left, and was not removed by force, finds the
- *                                 name to be its segment's; nor is a newcomer told then that it is gone
+ *   a participant's name stays    who attached, or was forked off a participant, and has not left finds
+ *                                 the name to be its segment's, unless that was removed by force; nor
+ *                                 is a newcomer told then that it is gone
  *   no name is left behind        when all have left and nobody died, the name is gone
  *   no other name is removed      who unlinks the name unlinks its own segment's
  *   nobody alive is taken for dead, and an entry is one participant's
- *   nobody dead is taken for alive by a look that began after the death; but a child's lock is held as
- *                                 long as its parent has the child's description open, too
+ *   nobody dead is taken for alive by a look that began after the death
  *
- * What mirrors what (here: in C):  enter: sq_participant_enter (enter_at by its name, take_entry with it);  attach:
- * sq_queue_attach;  leave: sq_queue_leave, sq_participant_exit;  remove_if_last and remove_name by
- * their names;  Remover: sq_queue_remove with force;  Creator: sq_queue_create, which calls
- * sq_queue_remove without;  fork: sq_queue_fork_prepare, sq_queue_fork_parent, sq_queue_fork_child;
- * Look: sq_participant_is_dead, and the end of settle_participant.
+ * What mirrors what (here: in C):  enter: sq_participant_enter (enter_at: enter_at and take_entry);
+ * attach: sq_queue_attach;  leave: sq_queue_leave, sq_participant_exit;  remove_if_last and remove_name
+ * by their names;  Remover: sq_queue_remove with force;  Creator: sq_queue_create, which calls
+ * sq_queue_remove without;  First: sq_queue_invite, a fork, sq_queue_end_invitation;  Child:
+ * sq_queue_fork_child;  Look: sq_participant_is_dead, and the end of settle_participant.
  *
- * Left out: invitations, which are memberships without an entry, and descriptors that a fork copies
- * by the way, which inherited.c closes in the child.
+ * Left out: descriptors that a fork copies by the way, which inherited.c closes in the child.
  *
  * Mutations that must be found out, to show that the model can fail, are named BUG_ and stand beside
  * what they break; the Makefile lists them.
@@ -46,6 +46,7 @@
 #define REMOVER 4
 #define CREATOR 5
 #define PROCESSES 6
+#define INVITATION 6 /* no process, but a description that two processes may have open */
 #define NOBODY 255
 
 #define OLD 1
@@ -57,21 +58,20 @@ byte identity[ENTRIES];
 byte incarnations;
 
 /* the kernel's part: descriptions are numbered like the processes that they are for */
-bool member[PROCESSES];  /* shared lock of MEMBERS */
+bool member[PROCESSES + 1]; /* shared lock of MEMBERS */
 byte shut_out = NOBODY;  /* exclusive lock of MEMBERS */
 byte name_lock = NOBODY; /* exclusive lock of NAME */
 byte newcomer[ENTRIES] = NOBODY;  /* exclusive lock of an entry's byte of NEWCOMERS */
 byte exclusive[ENTRIES] = NOBODY; /* exclusive lock of an entry */
 bool alive[PROCESSES];
-bool parent_has_it; /* the child's description */
-bool child_has_it;
+bool parent_has_it, child_has_it; /* the invitation */
 
 /* what an observer knows */
 bool attached[PROCESSES], ended[PROCESSES], forced;
 byte whose[8] = NOBODY; /* process of an incarnation; none: it is not one any more */
 byte deaths;
 
-#define anybody_is_member (member[0] || member[1] || member[2] || member[CHILD])
+#define anybody_is_member (member[0] || member[1] || member[2] || member[CHILD] || member[INVITATION])
 #define anybody_attached (attached[0] || attached[1] || attached[2] || attached[CHILD])
 #define is_anybodys(x) (whose[x] != NOBODY && alive[whose[x]])
 
@@ -207,24 +207,26 @@ inline remove_if_last(p) {
     fi
 }
 
-inline leave(p) {
+inline leave(p, its_entry) {
     attached[p] = false;
 #ifdef BUG_UNLOCKED_BEFORE_IDENTITY
     atomic { drop_description(p) };
 #endif
-    atomic { whose[identity[entered]] = NOBODY; identity[entered] = 0 };
+    atomic { whose[identity[its_entry]] = NOBODY; identity[its_entry] = 0 };
 #ifdef BUG_UPGRADE
     /* try before its own lock is gone */
-    if
-    :: atomic { !member[(p + 1) % 4] && !member[(p + 2) % 4] && !member[(p + 3) % 4] &&
-                shut_out == NOBODY -> shut_out = p; drop_description(p) };
-        removed = true;
+    atomic {
+        member[p] = false;
         if
-        :: atomic { name == OLD -> name = 0 }
+        :: !anybody_is_member && shut_out == NOBODY -> shut_out = p
         :: else
         fi;
-        shut_out = NOBODY
-    :: else -> atomic { drop_description(p) }
+        member[p] = true
+    };
+    atomic { drop_description(p) };
+    if
+    :: shut_out == p -> remove_name(p); shut_out = NOBODY
+    :: else
     fi
 #else
     atomic { drop_description(p) };
@@ -250,7 +252,7 @@ inline attach(p) {
                 attached[p] = !removed && name == OLD;
                 assert(attached[p] || !anybody_attached || forced)
             };
-            leave(p)
+            leave(p, entered)
         fi
     :: else
     fi
@@ -260,66 +262,87 @@ inline attach(p) {
 
 chan die[PROCESSES] = [0] of { bool };
 
+/* The last of the two descriptors closes the description. */
+#define end_invitation \
+    member[INVITATION] = member[INVITATION] && (parent_has_it || child_has_it)
+
 inline lose_all(p) {
     alive[p] = false; attached[p] = false;
     drop_locks_of_the_moment(p);
+    parent_has_it = parent_has_it && p != FIRST;
+    child_has_it = child_has_it && p != CHILD;
+    end_invitation;
+#ifdef BUG_ENTRY_SHARED_WITH_PARENT
     if
-    :: p != CHILD -> drop_description(p)
-    :: else -> child_has_it = false
-    fi;
-    if
-    :: p == FIRST -> parent_has_it = false
-    :: else
-    fi;
-    if
-    :: (p == CHILD || p == FIRST) && !parent_has_it && !child_has_it -> drop_description(CHILD)
-    :: else
+    :: p == CHILD && parent_has_it
+    :: else -> drop_description(p)
     fi
+#else
+    drop_description(p)
+#endif
 }
 
-proctype First() {
-    byte entered;
-    bool locked, refused;
-    {
-#ifdef FORK
-        atomic { parent_has_it = true };
-        enter(CHILD, FIRST); /* sq_queue_fork_prepare */
+/* sq_queue_end_invitation */
+inline end_invitation_of_the_parent() {
+    atomic {
+        parent_has_it = false; end_invitation;
+#ifdef BUG_ENTRY_SHARED_WITH_PARENT
         if
-        :: entered != NOBODY ->
-            atomic { /* the fork */
-                whose[identity[entered]] = CHILD;
-                alive[CHILD] = true; child_has_it = true; attached[CHILD] = true;
-                run Child(entered)
-            };
-#ifdef BUG_PARENT_UNLOCKS
-            atomic { parent_has_it = false; drop_description(CHILD) }
-#else
-            atomic { /* sq_queue_fork_parent: close */
-                parent_has_it = false;
-                if
-                :: !child_has_it -> drop_description(CHILD)
-                :: else
-                fi
-            }
+        :: !alive[CHILD] -> drop_description(CHILD)
+        :: else
+        fi
 #endif
-        :: else -> atomic { parent_has_it = false; ended[CHILD] = true }
-        fi;
-#endif
-        entered = 0;
-        leave(FIRST);
-        ended[FIRST] = true
-    } unless {
-        atomic { die[FIRST]?_ -> lose_all(FIRST); entered = 0; locked = false; refused = false }
     }
 }
 
-proctype Child(byte entered) {
+proctype First() {
     {
-        /* sq_queue_fork_child: it keeps the description by a mapping */
-        leave(CHILD);
+#ifdef FORK
+        atomic { assert(shut_out == NOBODY); member[INVITATION] = true; parent_has_it = true };
+        if
+        :: atomic { /* the fork */
+               alive[CHILD] = true; child_has_it = true; attached[CHILD] = true;
+               run Child()
+           }
+        :: ended[CHILD] = true /* it failed */
+        fi;
+        if
+        :: end_invitation_of_the_parent(); leave(FIRST, 0)
+        :: leave(FIRST, 0); /* by another thread */
+            end_invitation_of_the_parent();
+#ifndef BUG_INVITATION_AND_GONE
+            remove_if_last(FIRST)
+#else
+            skip
+#endif
+        fi;
+#else
+        leave(FIRST, 0);
+#endif
+        ended[FIRST] = true
+    } unless {
+        atomic { die[FIRST]?_ -> lose_all(FIRST) }
+    }
+}
+
+/* The name stays for it from the fork on. */
+proctype Child() {
+    byte entered;
+    bool locked, refused;
+    {
+        enter(CHILD, CHILD);
+        atomic {
+            attached[CHILD] = entered != NOBODY; /* if not, it is told so */
+            child_has_it = false; end_invitation
+        };
+        if
+        :: refused
+        :: !refused && entered == NOBODY -> remove_if_last(CHILD)
+        :: !refused && entered != NOBODY -> leave(CHILD, entered)
+        fi;
         ended[CHILD] = true
     } unless {
-        atomic { die[CHILD]?_ -> lose_all(CHILD); entered = 0 }
+        atomic { die[CHILD]?_ -> lose_all(CHILD); entered = 0; locked = false; refused = false }
     }
 }
 
@@ -379,10 +402,7 @@ proctype Creator() {
 }
 
 /* Any participant, and the one recoverer. */
-/* A child's lock is still there while its parent has the child's description open. */
-#define dead_in(entry) \
-    (identity[entry] != 0 && !is_anybodys(identity[entry]) && \
-     !(parent_has_it && exclusive[entry] == CHILD))
+#define dead_in(entry) (identity[entry] != 0 && !is_anybodys(identity[entry]))
 #define all_ended \
     ((ended[0] || !alive[0]) && (ended[1] || !alive[1]) && (ended[2] || !alive[2]) && \
      (ended[3] || !alive[3]) && (ended[4] || !alive[4]) && (ended[5] || !alive[5]))

@@ -6,8 +6,8 @@
  *
  * Two producers and two consumers share a ring. Each write, CAS or read of shared memory that others
  * can tell apart is a step of its own. Between any two steps a participant may be killed (process
- * Death), up to DEATHS of them, a recoverer like any other, and the queue may be shut down (process
- * Shutdown). Whoever waits recovers the dead. The last consumer stays alive. When it is told that the
+ * Death), up to DEATHS of them, a recoverer like any other. The queue is shut down when both producers
+ * have put all, or, with EARLY_SHUTDOWN, at any time. Who waits recovers the dead. The last consumer stays alive. When it is told that the
  * queue has ended, and when the others are gone and settled, it looks whether all is well:
  *
  *   nothing committed is lost    every message that was put has been acknowledged when the last
@@ -25,13 +25,13 @@
  * What mirrors what (here: in C):  Producer: sq_put, then sq_await_done with JOIN;  take:
  * take_as_one_of_many;  read_and_release: read_slot, lease_copy or lease, release_slots;  again:
  * take_returned (slot_again: a slot; chunk_again: a chunk);  Consumer: take_next, then
- * sq_lease_return or sq_chunk_release;  recover: sq_recover, settle_alone and settle_the_dead
- * (look_at: sq_participant_is_dead);  free_chunk_of_the_dead:
- * sq_chunk_settle;  release_chunk: sq_chunk_release;  announce_returned: sq_announce_returned;
- * settle_reservation and settle_claim: settle_reservations and settle_claims, for one position; and by
- * their own names settle_participant, settle_chunk, complete_tombstone.
+ * sq_lease_return or sq_chunk_release;  recover: sq_recover, settle_alone and settle_the_dead (look_at:
+ * sq_participant_is_dead);  free_chunk_of_the_dead: sq_chunk_settle;  release_chunk: sq_chunk_release;
+ * announce_returned: sq_announce_returned;  settle_reservation and settle_claim: settle_reservations and
+ * settle_claims, for one position; and by their own names settle_participant, settle_chunk,
+ * complete_tombstone.
  *
- * The end of a queue: Shutdown sets the closed bit of the tail, and a reservation is a CAS of the same
+ * The end of a queue: a shutdown sets the closed bit of the tail, and a reservation is a CAS of the same
  * word, so it fails from then on. A consumer that finds the queue drained (shut down, head == tail) looks
  * for the dead itself. Only if that look, begun then, found nobody dead or settled all it found, and
  * there is nothing new to deliver again, has the queue ended. Otherwise it waits and looks again.
@@ -51,6 +51,7 @@
  *                  REJECT  a leased message may be given back
  *                  ANY_CHUNK  not the first free chunk is acquired, but any
  *                  SINGLE_PRODUCER  one producer at a time: slots are written, then the tail moves
+ *                  EARLY_SHUTDOWN  the queue is shut down at any time
  *                  LIMIT   a maxsize
  *                  FIRST, SECOND  messages of the producers, in each of their lives
  *                  DEATHS  how many may die, MORTAL which of the participants 0 to 2, as bits
