@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from sagequeue.errors import Full, QueueClosed
 from sageruntime import LocalTask, OperatorFactory, Packet, TaskContext, TaskState
@@ -106,9 +106,11 @@ class LifeOfATask(RuleBasedStateMachine):
         except TaskStateError:
             assert self.task.state is TaskState.CREATED
 
-    @precondition(lambda self: self.task.state.ended)
     @rule()
     def report(self) -> None:
+        # no precondition: when a task ends is a matter of time, and choices must not depend on that
+        if not self.task.state.ended:
+            return
         report = self.task.get_report()
         if self.task.state is TaskState.STOPPED and not self.dropped:
             assert len(report.result) == self.accepted
