@@ -72,7 +72,8 @@ aarch64: install
 # that process and is left in a file. Leaks are not looked for this way: the interpreter itself frees
 # little when it ends; tests/sage/test_growth.py does it.
 QUEUE_SOURCES = README.md pyproject.toml setup.py bench csrc sagequeue sageruntime tests
-QUEUE_PACKAGES = cython setuptools numpy cloudpickle msgspec psutil pytest pytest-timeout hypothesis
+QUEUE_PACKAGES = cython setuptools numpy ml_dtypes cloudpickle msgspec psutil pytest pytest-timeout \
+    hypothesis
 QUEUE_TESTS = -m pytest -p tests.instrumented -p no:cacheprovider tests/sage tests/queue
 SANITIZERS = -fsanitize=address,undefined -fno-omit-frame-pointer
 REPORTS = $(CURDIR)/build/sanitized/reports

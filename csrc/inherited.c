@@ -18,12 +18,16 @@ typedef struct noted {
     ino_t inode;
     pthread_t owner;
     bool hand_on;
+    uint64_t serial;
 } noted;
+
+uint32_t sq_forks;
 
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 static noted *list;
 static size_t count, room;
+static uint64_t serials;
 
 static void lock(void) {
     pthread_mutex_lock(&mutex);
@@ -81,6 +85,7 @@ static void unmap_page(const noted *one) {
 }
 
 static void close_in_child(void) {
+    sq_forks++;
     for (size_t i = 0; i < count; i++) {
         if (list[i].page != NULL) {
             unmap_page(&list[i]);
@@ -109,12 +114,24 @@ static bool make_room(void) {
     return true;
 }
 
+/* The place of a note, or `count`. */
+static size_t find(int fd, const void *page) {
+    size_t i = 0;
+    while (i < count && (list[i].fd != fd || list[i].page != page)) {
+        i++;
+    }
+    return i;
+}
+
 static bool add(noted one) {
     pthread_once(&once, follow_forks);
     lock();
-    bool added = make_room();
+    size_t at = find(one.fd, one.page); /* in place of one that was closed behind our back */
+    bool added = at < count || make_room();
     if (added) {
-        list[count++] = one;
+        one.serial = ++serials;
+        list[at] = one;
+        count += at == count;
     }
     unlock();
     return added;
@@ -122,13 +139,19 @@ static bool add(noted one) {
 
 static void forget(int fd, const void *page) {
     lock();
-    for (size_t i = 0; i < count; i++) {
-        if (list[i].fd == fd && list[i].page == page) {
-            list[i] = list[--count];
-            break;
-        }
+    size_t at = find(fd, page);
+    if (at < count) {
+        list[at] = list[--count];
     }
     unlock();
+}
+
+uint64_t sq_inherited_serial(int fd) {
+    lock();
+    size_t at = find(fd, NULL);
+    uint64_t serial = at < count ? list[at].serial : 0;
+    unlock();
+    return serial;
 }
 
 bool sq_inherited_add(int fd, bool hand_on) {

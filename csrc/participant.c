@@ -59,7 +59,7 @@ static sq_status enter_anywhere(const sq_queue *queue, sq_membership *membership
     return SQ_TABLE_FULL;
 }
 
-void sq_membership_close(sq_membership *membership) {
+static void close_membership(sq_membership *membership) {
     int error = errno;
     sq_inherited_remove(membership->fd);
     close(membership->fd);
@@ -67,33 +67,28 @@ void sq_membership_close(sq_membership *membership) {
     errno = error;
 }
 
-sq_status sq_participant_enter(const sq_queue *queue, sq_membership *membership, bool for_child) {
+sq_status sq_participant_enter(const sq_queue *queue, sq_membership *membership) {
     membership->id = 0;
     membership->fd = sq_segment_reopen(&queue->segment);
     if (membership->fd < 0) {
         return SQ_SYSTEM;
     }
     sq_status status =
-        sq_inherited_add(membership->fd, for_child) ? enter_anywhere(queue, membership) : SQ_SYSTEM;
+        sq_inherited_add(membership->fd, false) ? enter_anywhere(queue, membership) : SQ_SYSTEM;
     if (status != SQ_OK) {
-        sq_membership_close(membership);
+        close_membership(membership);
     }
     return status;
 }
 
 sq_status sq_participant_adopt(sq_queue *queue, sq_membership *membership) {
-    sq_participant *entry = sq_entry_at(queue, membership->id - 1);
     queue->locks = sq_lock_keep(membership->fd);
-    sq_membership_close(membership);
+    close_membership(membership);
     if (queue->locks == NULL) {
         return SQ_SYSTEM; /* without its lock the entry is a dead one's, and is settled as such */
     }
-    queue->self = entry;
+    queue->self = sq_entry_at(queue, membership->id - 1);
     queue->id = membership->id;
-    /* the process that entered may have been our parent. relaxed: the identity is ours alone */
-    uint64_t identity = atomic_load_explicit(&entry->identity, memory_order_relaxed);
-    atomic_store_explicit(&entry->identity, identity_of(identity >> SQ_PID_BITS),
-                          memory_order_release);
     return SQ_OK;
 }
 

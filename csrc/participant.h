@@ -19,11 +19,9 @@ static inline uint32_t sq_identity_pid(uint64_t identity) {
     return (uint32_t)(identity & ((UINT64_C(1) << SQ_PID_BITS) - 1));
 }
 
-/* SQ_TABLE_FULL: no entry is free; SQ_GONE: the queue is being removed; SQ_SYSTEM. With `for_child`
- * a child that this thread forks inherits the descriptor. A caller that fails, or gives the
- * membership up, has been a member for a moment: it must look whether it was the last one. */
-sq_status sq_participant_enter(const sq_queue *queue, sq_membership *membership, bool for_child);
-void sq_membership_close(sq_membership *membership);
+/* SQ_TABLE_FULL: no entry is free; SQ_GONE: the queue is being removed; SQ_SYSTEM. A caller that
+ * fails has been a member for a moment: it must look whether it was the last one. */
+sq_status sq_participant_enter(const sq_queue *queue, sq_membership *membership);
 
 /* Take part by this membership, whose descriptor is closed; SQ_SYSTEM. */
 sq_status sq_participant_adopt(sq_queue *queue, sq_membership *membership);

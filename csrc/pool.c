@@ -4,6 +4,7 @@
 #include "control.h"
 #include "wait.h"
 
+#include <errno.h>
 #include <stdio.h>
 
 #define CLASSES_TO_TRY 3u /* a message may take a chunk up to four times its size */
@@ -156,21 +157,26 @@ static void external_name(const sq_queue *queue, uint64_t number, char name[SQ_F
              (unsigned long long)queue->segment.birth, (unsigned long long)number);
 }
 
-static void drop_external(const sq_queue *queue, sq_chunk *entry) {
+static void unlink_external(const sq_queue *queue, const sq_chunk *entry) {
     uint64_t external = SQ_ONCE(entry->external);
     if (external != 0) {
         char name[SQ_FILE_NAME_MAX];
         external_name(queue, external, name);
         sq_segment_unlink(name);
-        entry->external = 0;
     }
+}
+
+static void drop_external(const sq_queue *queue, sq_chunk *entry) {
+    unlink_external(queue, entry);
+    entry->external = 0;
 }
 
 void sq_external_drop_all(sq_queue *queue) {
     for (uint32_t size_class = 0; size_class < queue->segment.classes; size_class++) {
         uint32_t used = sq_chunks_used(queue, size_class);
         for (uint32_t index = 0; index < used; index++) {
-            drop_external(queue, sq_chunk_at(queue, sq_chunk_name(size_class, index)));
+            /* it stays on record: a lease on it must not take the chunk for its body */
+            unlink_external(queue, sq_chunk_at(queue, sq_chunk_name(size_class, index)));
         }
     }
 }
@@ -230,16 +236,7 @@ static void announce_free(sq_queue *queue, uint32_t chunk) {
     sq_event_notify(&queue->header->chunk_free, INT32_MAX);
 }
 
-void sq_chunk_release_of(sq_queue *queue, uint32_t chunk, uint32_t holder) {
-    sq_chunk *entry = sq_chunk_at(queue, chunk);
-    if (SQ_ONCE(entry->external) != 0) {
-        /* the message is done with before its body goes: nobody is to be given it without */
-        uint64_t word = change_word(queue, chunk, holder, pinned_by_holder);
-        if (word == 0) {
-            return;
-        }
-        drop_external(queue, entry);
-    }
+static void free_held(sq_queue *queue, uint32_t chunk, uint32_t holder) {
     uint64_t word = change_word(queue, chunk, holder, sq_chunk_done_with);
     if (word != 0 && sq_chunk_pinner(word) == 0) {
         announce_free(queue, chunk);
@@ -247,7 +244,28 @@ void sq_chunk_release_of(sq_queue *queue, uint32_t chunk, uint32_t holder) {
 }
 
 void sq_chunk_release(sq_queue *queue, uint32_t chunk) {
-    sq_chunk_release_of(queue, chunk, queue->id);
+    sq_chunk *entry = sq_chunk_at(queue, chunk);
+    if (SQ_ONCE(entry->external) != 0) {
+        /* the message is done with before its body goes: nobody is to be given it without */
+        if (change_word(queue, chunk, queue->id, pinned_by_holder) == 0) {
+            return;
+        }
+        drop_external(queue, entry);
+    }
+    free_held(queue, chunk, queue->id);
+}
+
+void sq_chunk_settle(sq_queue *queue, uint32_t chunk, uint32_t holder) {
+    sq_chunk *entry = sq_chunk_at(queue, chunk);
+    /* first make sure that it is the holder's still: from its slot a consumer may have leased it */
+    if (change_word(queue, chunk, holder, pinned_by_holder) == 0) {
+        return;
+    }
+    drop_external(queue, entry);
+    /* Its slot may be written again, and its next owner may die before it gave the chunk a place,
+     * so it must not have this one. relaxed: the word releases it */
+    atomic_store_explicit(&entry->place, 0, memory_order_relaxed);
+    free_held(queue, chunk, holder);
 }
 
 void sq_chunk_unpin(sq_queue *queue, uint32_t chunk) {
@@ -281,7 +299,9 @@ sq_status sq_external_acquire(sq_queue *queue, uint64_t bytes, uint32_t *chunk,
     external_name(queue, number, name);
     status = sq_external_create(name, bytes, data);
     if (status != SQ_OK) {
+        int error = errno;
         sq_chunk_release(queue, *chunk);
+        errno = error;
     }
     return status;
 }
@@ -293,5 +313,6 @@ sq_status sq_external_map(sq_queue *queue, uint32_t chunk, uint64_t bytes, unsig
     }
     char name[SQ_FILE_NAME_MAX];
     external_name(queue, number, name);
-    return sq_external_open(name, bytes, data);
+    sq_status status = sq_external_open(name, bytes, data);
+    return status == SQ_CORRUPT && (sq_control(queue) & SQ_REMOVED) ? SQ_GONE : status;
 }

@@ -20,9 +20,9 @@ unsigned char *sq_chunk_data(const sq_queue *queue, uint32_t chunk);
  * another participant holds, as the parent of a fork does, stays as it is. */
 void sq_chunk_release(sq_queue *queue, uint32_t chunk);
 
-/* The same for a chunk that a dead participant holds; only the recoverer may. It may be repeated,
- * by another recoverer too, until the chunk is free. */
-void sq_chunk_release_of(sq_queue *queue, uint32_t chunk, uint32_t holder);
+/* Free a chunk of a participant that is dead, or is leaving: no slot names it. Only the recoverer,
+ * or the one who leaves, may. It may be repeated, by another recoverer too, until it is free. */
+void sq_chunk_settle(sq_queue *queue, uint32_t chunk, uint32_t holder);
 
 /* A chunk of the size of a slot's body, for a message that is claimed from its slot. */
 sq_status sq_copy_acquire(sq_queue *queue, uint32_t *chunk);
@@ -42,7 +42,8 @@ void sq_chunk_unpin(sq_queue *queue, uint32_t chunk);
 /* The body lives in a segment of its own, which the chunk stands for. */
 sq_status sq_external_acquire(sq_queue *queue, uint64_t bytes, uint32_t *chunk,
                               unsigned char **data);
-/* SQ_EMPTY: the chunk holds the body itself, all `bytes` of it. */
+/* SQ_EMPTY: the chunk holds the body itself, all `bytes` of it; SQ_GONE: the queue was removed, and
+ * its messages with it. */
 sq_status sq_external_map(sq_queue *queue, uint32_t chunk, uint64_t bytes, unsigned char **data);
 /* Remove all segments of messages, which nobody will take any more. */
 void sq_external_drop_all(sq_queue *queue);

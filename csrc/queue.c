@@ -1,6 +1,7 @@
 #include "queue.h"
 
 #include "control.h"
+#include "inherited.h"
 #include "pool.h"
 #include "recovery.h"
 
@@ -10,6 +11,7 @@
 #include <unistd.h>
 
 #define SPIN_FIRST_NS 20000u
+#define NOT_INVITED -1
 
 /* ---- the last one out ---- */
 
@@ -103,32 +105,40 @@ sq_status sq_queue_open_readonly(sq_queue *queue, const char *file_name) {
 }
 
 /* Enter the table; one that is full may be full of the dead. */
-static sq_status enter(sq_queue *queue, sq_membership *membership, bool for_child) {
-    sq_status status = sq_participant_enter(queue, membership, for_child);
-    if (status == SQ_TABLE_FULL) {
-        uint32_t found;
-        sq_status recovered = sq_recover(queue, &found);
-        status = recovered == SQ_OK || recovered == SQ_BUSY
-                     ? sq_participant_enter(queue, membership, for_child)
-                     : recovered;
-        status = status == SQ_TABLE_FULL && recovered == SQ_BUSY ? SQ_BUSY : status;
+static sq_status enter(sq_queue *queue, sq_membership *membership) {
+    sq_status status = sq_participant_enter(queue, membership);
+    if (status != SQ_TABLE_FULL) {
+        return status;
+    }
+    uint32_t found;
+    status = sq_recover(queue, &found);
+    if (status != SQ_OK && status != SQ_BUSY) {
+        return status;
+    }
+    sq_status again = sq_participant_enter(queue, membership);
+    return again == SQ_TABLE_FULL && status == SQ_BUSY ? SQ_BUSY : again;
+}
+
+/* Take part, and end the invitation, if there is one. */
+static sq_status join(sq_queue *queue, int invitation) {
+    sq_membership membership;
+    sq_status status = enter(queue, &membership);
+    if (status == SQ_OK) {
+        status = sq_participant_adopt(queue, &membership);
+    }
+    int error = errno;
+    if (invitation >= 0) {
+        sq_queue_end_invitation(queue, invitation);
     }
     if (status != SQ_OK) {
-        int error = errno;
         remove_if_last(queue); /* all others may have left while we were a member */
-        errno = error;
     }
+    errno = error;
     return status;
 }
 
-static sq_status join(sq_queue *queue) {
-    sq_membership membership;
-    sq_status status = enter(queue, &membership, false);
-    return status == SQ_OK ? sq_participant_adopt(queue, &membership) : status;
-}
-
-static sq_status join_mapped(sq_queue *queue) {
-    sq_status status = join(queue);
+static sq_status join_mapped(sq_queue *queue, int invitation) {
+    sq_status status = join(queue, invitation);
     /* while we take part nobody removes the name, but it may have been removed before */
     if (status == SQ_OK && ((sq_control(queue) & SQ_REMOVED) ||
                             !sq_segment_has_name(&queue->segment, queue->file_name))) {
@@ -147,7 +157,7 @@ sq_status sq_queue_create(sq_queue *queue, const char *file_name, const sq_optio
         return status;
     }
     open_handle(queue);
-    status = join(queue);
+    status = join(queue, NOT_INVITED);
     while (status == SQ_OK) {
         status = sq_segment_publish(&queue->segment, file_name);
         if (status != SQ_EXISTS) {
@@ -166,23 +176,32 @@ sq_status sq_queue_create(sq_queue *queue, const char *file_name, const sq_optio
 
 sq_status sq_queue_attach(sq_queue *queue, const char *file_name) {
     sq_status status = look_up(queue, file_name, SQ_READ_WRITE);
-    return status == SQ_OK ? join_mapped(queue) : status;
+    return status == SQ_OK ? join_mapped(queue, NOT_INVITED) : status;
 }
 
 /* ---- other processes of ours ---- */
 
-sq_status sq_queue_fork_prepare(sq_queue *queue, sq_membership *child) {
-    return enter(queue, child, true);
+int sq_queue_invite(const sq_queue *queue, bool for_fork) {
+    int fd = sq_segment_reopen(&queue->segment);
+    if (fd >= 0 && (sq_lock_try(fd, SQ_LOCK_MEMBERS, SQ_LOCK_SHARED) != SQ_OK ||
+                    (for_fork && !sq_inherited_add(fd, true)))) {
+        int error = errno;
+        close(fd);
+        errno = error;
+        return -1;
+    }
+    return fd;
 }
 
-void sq_queue_fork_parent(sq_queue *queue, sq_membership *child) {
-    sq_membership_close(child);
+void sq_queue_end_invitation(sq_queue *queue, int invitation) {
+    sq_inherited_remove(invitation);
+    close(invitation);
     if (queue->self == NULL) {
-        remove_if_last(queue); /* it has left since, and there may be no child */
+        remove_if_last(queue);
     }
 }
 
-sq_status sq_queue_fork_child(sq_queue *queue, sq_membership *own) {
+sq_status sq_queue_fork_child(sq_queue *queue, int invitation) {
     queue->self = NULL; /* the parent's, like its locks, which are not mapped here */
     queue->locks = NULL;
     queue->id = 0;
@@ -191,30 +210,14 @@ sq_status sq_queue_fork_child(sq_queue *queue, sq_membership *own) {
     /* relaxed, both: the other threads are the parent's */
     atomic_store_explicit(&queue->control_seen, 0, memory_order_relaxed);
     atomic_flag_clear_explicit(&queue->recovering, memory_order_relaxed);
-    queue->segment.fd = -1; /* the parent's was closed (see inherited.h) */
-    if (own->fd < 0) {
-        return SQ_TABLE_FULL;
-    }
-    sq_status status = sq_segment_own(&queue->segment, own->fd);
+    sq_status status = sq_segment_own(&queue->segment, invitation);
     if (status == SQ_OK) {
-        return sq_participant_adopt(queue, own);
+        return join(queue, invitation);
     }
-    sq_membership_close(own);
-    return status;
-}
-
-int sq_queue_invite(const sq_queue *queue) {
-    int fd = sq_segment_reopen(&queue->segment);
-    if (fd >= 0 && sq_lock_try(fd, SQ_LOCK_MEMBERS, SQ_LOCK_SHARED) != SQ_OK) {
-        close(fd);
-        return -1;
-    }
-    return fd;
-}
-
-void sq_queue_end_invitation(sq_queue *queue, int invitation) {
+    int error = errno;
     close(invitation);
-    remove_if_last(queue);
+    errno = error;
+    return status;
 }
 
 sq_status sq_queue_accept(sq_queue *queue, const char *file_name, int invitation) {
@@ -224,7 +227,7 @@ sq_status sq_queue_accept(sq_queue *queue, const char *file_name, int invitation
         status = fd < 0 ? SQ_SYSTEM : map_handle(queue, fd, SQ_READ_WRITE);
     }
     if (status == SQ_OK) {
-        status = join_mapped(queue);
+        return join_mapped(queue, invitation);
     }
     int error = errno;
     close(invitation);
@@ -256,8 +259,8 @@ static sq_status remove_mapped(sq_queue *queue, bool force) {
     if (status == SQ_OK) {
         status = lock_name(queue->segment.fd);
     }
-    if (status == SQ_OK && !sq_segment_has_name(&queue->segment, queue->file_name)) {
-        status = SQ_GONE;
+    if (status != SQ_SYSTEM && !sq_segment_has_name(&queue->segment, queue->file_name)) {
+        status = SQ_GONE; /* whoever refused us may have just removed it */
     }
     if (status == SQ_OK) {
         if (force) {

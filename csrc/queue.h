@@ -25,19 +25,19 @@ void sq_queue_leave(sq_queue *queue);
 /* Unmap without deregistering. */
 void sq_queue_unmap(sq_queue *queue);
 
-/* A fork: before it, the parent enters for the child; after it, the parent closes its copy of the
- * membership, and the child takes part by its own. So there is no moment at which the child's queue
- * has no participant. The parent's handle in the child, without a membership, is only to be
- * unmapped. */
-sq_status sq_queue_fork_prepare(sq_queue *queue, sq_membership *child);
-void sq_queue_fork_parent(sq_queue *queue, sq_membership *child);
-sq_status sq_queue_fork_child(sq_queue *queue, sq_membership *own);
-
-/* A process that is started afresh: a descriptor to hand to it, which keeps the queue from being
- * removed until all its copies are closed; -1: errno says. The new process opens the queue by it,
- * which closes its copy; the other one ends its own. */
-int sq_queue_invite(const sq_queue *queue);
+/* Another process of ours, which is forked or started: a descriptor to hand to it, which keeps the
+ * queue from being removed until all its copies are closed; -1: errno says. With `for_fork` the
+ * child of this thread inherits it, and no other child. We end our copy when the process has been
+ * started, and so does the process when it takes part. It enters the table by itself: an entry's
+ * lock is never in two processes, so the death of one is never hidden by the other. */
+int sq_queue_invite(const sq_queue *queue, bool for_fork);
 void sq_queue_end_invitation(sq_queue *queue, int invitation);
+
+/* In a forked child: take part by the handle that it inherited; the invitation is closed. When it
+ * fails, as sq_queue_attach does, the handle is only to be unmapped. */
+sq_status sq_queue_fork_child(sq_queue *queue, int invitation);
+
+/* In a process that was started: open the queue; the invitation is closed. */
 sq_status sq_queue_accept(sq_queue *queue, const char *file_name, int invitation);
 
 /* Take the role of the one producer or consumer, where there is one. SQ_ROLE_TAKEN; SQ_BUSY: by a

@@ -161,10 +161,7 @@ static bool settle_chunk(sq_queue *queue, uint32_t chunk, uint64_t word) {
     bool returned = sq_chunk_state(word) == SQ_CHUNK_LEASED && !in_slot;
     bool queued = in_slot && sq_chunk_class(chunk) != SQ_COPIES; /* a copy is not: its slot is */
     if (!queued && !returned) {
-        /* its slot may be written again, and the next owner may die before it gave the chunk a
-         * place */
-        atomic_store_explicit(&entry->place, 0, memory_order_relaxed);
-        sq_chunk_release_of(queue, chunk, sq_chunk_holder(word));
+        sq_chunk_settle(queue, chunk, sq_chunk_holder(word));
         return false;
     }
     unsigned state = returned ? SQ_CHUNK_RETURNED : SQ_CHUNK_OWNED;
@@ -281,11 +278,9 @@ sq_status sq_recover(sq_queue *queue, uint32_t *found) {
     *found = 0;
     /* relaxed: only advice for sq_recover_if_due */
     atomic_store_explicit(&queue->header->last_recovery_ns, sq_now_ns(), memory_order_relaxed);
-    if (!sq_segment_is_open(&queue->segment)) {
-        return SQ_SYSTEM; /* without its descriptor nobody can be told to be dead */
-    }
     if (!is_anybody_dead(queue)) {
-        return SQ_OK;
+        /* asked after the look: without its descriptor nobody can be told to be dead */
+        return sq_segment_is_open(&queue->segment) ? SQ_OK : SQ_SYSTEM;
     }
     /* acquire, pairs with the clear below, of another thread of ours */
     if (atomic_flag_test_and_set_explicit(&queue->recovering, memory_order_acquire)) {

@@ -469,15 +469,21 @@ static sq_status take_as_one_of_many(sq_queue *queue, void *taken, uint32_t n, u
 /* ---- messages to deliver again ---- */
 
 /* Claim it; false when another consumer was faster. */
-static bool claim_returned(sq_queue *queue, const sq_returned *message) {
+static bool claim_returned(sq_queue *queue, sq_returned *message) {
     if (!message->in_slot) {
+        sq_chunk *entry = sq_chunk_at(queue, message->chunk);
         uint64_t word = message->word;
         uint64_t leased = (word & SQ_PIN_MASK) | sq_chunk_word(SQ_CHUNK_LEASED, queue->id);
         /* acquire, pairs with change_word and settle_chunk: the former holder's use of the chunk is
          * over; seq_cst: before the load that asks who waits for room */
-        return atomic_compare_exchange_strong_explicit(&sq_chunk_at(queue, message->chunk)->word,
-                                                       &word, leased, memory_order_seq_cst,
-                                                       memory_order_relaxed);
+        if (!atomic_compare_exchange_strong_explicit(&entry->word, &word, leased,
+                                                     memory_order_seq_cst, memory_order_relaxed)) {
+            return false;
+        }
+        /* again, for the same word may be another message's by now. relaxed: the word acquired it
+         */
+        message->position = atomic_load_explicit(&entry->place, memory_order_relaxed) - 1;
+        return true;
     }
     uint64_t sequence = sq_sequence(queue, message->position, SQ_REDELIVER);
     publish(&queue->self->take_intent, sq_intent(message->position, 1));
@@ -706,12 +712,18 @@ static uint64_t reading_at_tail(const sq_queue *queue, uint64_t head, uint64_t t
     return reading ? sq_intended_by(queue, tail - capacity, true, SQ_NOBODY, true) : 0;
 }
 
+/* Its pid, unless it died at it: the word stays then, until the next one comes. */
+static uint32_t recoverer_at_work(const sq_queue *queue) {
+    /* relaxed: for people only */
+    uint32_t pid = atomic_load_explicit(&queue->header->recoverer, memory_order_relaxed);
+    bool locked = pid != 0 && sq_lock_is_refused(&queue->segment, SQ_LOCK_RECOVERY, SQ_LOCK_SHARED);
+    return locked ? pid : 0;
+}
+
 uint32_t sq_held_up_by(const sq_queue *queue, bool room) {
     uint64_t head = sq_load_head(queue);
     uint64_t tail = sq_load_tail(queue);
     uint64_t identity =
         room ? reading_at_tail(queue, head, tail) : writing_at_head(queue, head, tail);
-    /* relaxed: for people only */
-    return identity != 0 ? sq_identity_pid(identity)
-                         : atomic_load_explicit(&queue->header->recoverer, memory_order_relaxed);
+    return identity != 0 ? sq_identity_pid(identity) : recoverer_at_work(queue);
 }

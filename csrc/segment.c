@@ -78,6 +78,18 @@ static void lay_out(sq_segment *segment) {
     lay_out_classes(segment);
 }
 
+static bool is_ascii(const char text[SQ_CODEC_MAX]) {
+    for (uint32_t i = 0; i < SQ_CODEC_MAX; i++) {
+        if (text[i] == '\0') {
+            return true;
+        }
+        if ((unsigned char)text[i] > 126) {
+            return false;
+        }
+    }
+    return false;
+}
+
 static bool options_allowed(const sq_segment *segment) {
     return segment->capacity >= SQ_CAPACITY_MIN && segment->capacity <= SQ_CAPACITY_MAX &&
            (segment->capacity & (segment->capacity - 1)) == 0 &&
@@ -87,7 +99,7 @@ static bool options_allowed(const sq_segment *segment) {
            segment->mode <= (SQ_SINGLE_PRODUCER | SQ_SINGLE_CONSUMER) &&
            segment->recovery_ms >= 1 && segment->recovery_ms <= 60000 &&
            segment->pool_bytes >= SQ_POOL_MIN && segment->pool_bytes <= SQ_POOL_MAX &&
-           memchr(segment->codec, '\0', SQ_CODEC_MAX) != NULL;
+           is_ascii(segment->codec);
 }
 
 static sq_status back(int fd, uint64_t offset, uint64_t length) {
@@ -158,15 +170,9 @@ sq_status sq_segment_own(sq_segment *segment, int fd) {
     segment->fd = own;
     segment->device = status.st_dev;
     segment->inode = status.st_ino;
+    segment->forks = sq_forks;
+    segment->serial = sq_inherited_serial(own);
     return SQ_OK;
-}
-
-static void disown(sq_segment *segment) {
-    sq_inherited_remove(segment->fd);
-    if (sq_segment_is_open(segment)) {
-        close_quietly(segment->fd);
-    }
-    segment->fd = -1;
 }
 
 static bool is_same_file(const sq_segment *segment, const struct stat *status) {
@@ -178,11 +184,20 @@ bool sq_segment_is_open(const sq_segment *segment) {
     if (fstat(segment->fd, &status) != 0) {
         return false;
     }
-    if (!is_same_file(segment, &status)) {
+    if (!is_same_file(segment, &status) || segment->forks != sq_forks ||
+        sq_inherited_serial(segment->fd) != segment->serial) {
         errno = EBADF;
         return false;
     }
     return true;
+}
+
+static void disown(sq_segment *segment) {
+    if (sq_segment_is_open(segment)) {
+        sq_inherited_remove(segment->fd);
+        close_quietly(segment->fd);
+    }
+    segment->fd = -1;
 }
 
 /* Give a new file its size, the memory that every queue uses, and its header. */
@@ -390,9 +405,11 @@ sq_status sq_external_create(const char *file_name, uint64_t bytes, unsigned cha
     if (status == SQ_OK) {
         status = map_external(fd, bytes, data);
     }
-    close(fd);
+    close_quietly(fd);
     if (status != SQ_OK) {
+        int error = errno;
         unlink(path);
+        errno = error;
     }
     return status;
 }
@@ -410,7 +427,7 @@ sq_status sq_external_open(const char *file_name, uint64_t bytes, unsigned char 
         (uint64_t)status.st_size >= bytes) {
         result = map_external(fd, bytes, data);
     }
-    close(fd);
+    close_quietly(fd);
     return result;
 }
 

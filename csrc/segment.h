@@ -48,6 +48,8 @@ typedef struct sq_segment {
     int fd;
     dev_t device; /* of the file, and its number: an fd that somebody closed is noticed */
     ino_t inode;
+    uint32_t forks;  /* of the process whose descriptor it is (see inherited.h) */
+    uint64_t serial; /* of the descriptor */
     unsigned char *base;
     uint64_t bytes;
     uint64_t birth;

@@ -43,6 +43,9 @@ cdef extern from "segment.h" nogil:
     sq_participant *sq_segment_participant(const sq_segment *segment, uint32_t index)
     void sq_external_unmap(unsigned char *data, uint64_t bytes)
 
+cdef extern from "inherited.h" nogil:
+    uint32_t sq_forks
+
 cdef extern from "handle.h" nogil:
     ctypedef struct sq_queue:
         sq_segment segment
@@ -55,10 +58,6 @@ cdef extern from "words.h" nogil:
     uint32_t sq_inline_max(const sq_queue *queue)
 
 cdef extern from "participant.h" nogil:
-    ctypedef struct sq_membership:
-        int fd
-        uint32_t id
-
     uint32_t sq_identity_pid(uint64_t identity)
     bint sq_participant_is_dead(const sq_queue *queue, uint32_t index)
     bint sq_participant_lives(const sq_queue *queue, uint32_t index)
@@ -68,11 +67,9 @@ cdef extern from "queue.h" nogil:
     sq_status sq_queue_attach(sq_queue *queue, const char *file_name)
     sq_status sq_queue_open_readonly(sq_queue *queue, const char *file_name)
     sq_status sq_queue_remove(const char *file_name, bint force)
-    sq_status sq_queue_fork_prepare(sq_queue *queue, sq_membership *child)
-    void sq_queue_fork_parent(sq_queue *queue, sq_membership *child)
-    sq_status sq_queue_fork_child(sq_queue *queue, sq_membership *own)
-    int sq_queue_invite(const sq_queue *queue)
+    int sq_queue_invite(const sq_queue *queue, bint for_fork)
     void sq_queue_end_invitation(sq_queue *queue, int invitation)
+    sq_status sq_queue_fork_child(sq_queue *queue, int invitation)
     sq_status sq_queue_accept(sq_queue *queue, const char *file_name, int invitation)
     void sq_queue_leave(sq_queue *queue)
     void sq_queue_unmap(sq_queue *queue)

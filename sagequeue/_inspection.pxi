@@ -12,19 +12,13 @@ cdef list pids_of(const sq_queue *queue, bint alive):
     return pids
 
 
-cdef object error_at(str name, sq_status status):
-    cdef SharedQueue nobody = SharedQueue.__new__(SharedQueue)
-    nobody.name = name
-    return nobody.error_of(status)
-
-
 def look_at(str name):
     """What the segment of a queue says, as the keyword arguments of a QueueInfo."""
     cdef sq_queue queue
     cdef sq_usage used
     cdef sq_status status = sq_queue_open_readonly(&queue, (PREFIX + name).encode("ascii"))
     if status != SQ_OK:
-        raise error_at(name, status)
+        raise error_of(name, status)
     try:
         used = sq_usage_of(&queue)
         return {
@@ -50,7 +44,7 @@ def birth_of(str name):
     if status == SQ_GONE or status == SQ_CORRUPT or status == SQ_INCOMPATIBLE:
         return None
     if status != SQ_OK:
-        raise error_at(name, status)
+        raise error_of(name, status)
     birth = f"{queue.segment.birth:016x}"
     sq_queue_unmap(&queue)
     return birth
@@ -65,4 +59,4 @@ def remove_segment(str name, bint force):
     while status == SQ_BUSY and pause(patience):
         status = sq_queue_remove(file_name, force)
     if status != SQ_OK:
-        raise error_at(name, status)
+        raise error_of(name, status)

@@ -117,7 +117,7 @@ cdef class Lease:
             if status == SQ_EMPTY:
                 body.data = sq_chunk_data(&owner.queue, body.chunk)
             elif status != SQ_OK:
-                raise owner.error_of(status)
+                raise error_of(owner.name, status)
         try:
             return owner.codec.decode(self.tag, body.data, body.size, body)
         except DecodeError as error:
@@ -194,8 +194,10 @@ cdef class Loan:
 
     def __enter__(self):
         cdef SharedQueue queue = self.queue
+        cdef uint32_t forks
         if queue is None:
             raise QueueError("a loan is what SageQueue.loan() returns")
+        forks = queue.forks
         queue.enter()
         try:
             if self.in_use:
@@ -208,7 +210,7 @@ cdef class Loan:
                 self.in_use = False
             raise
         finally:
-            queue.exit()
+            queue.exit(forks)
 
     cdef int borrow(self, SharedQueue queue) except -1:
         cdef Encoded encoded
@@ -232,6 +234,7 @@ cdef class Loan:
 
     def __exit__(self, kind, error, traceback):
         cdef uint32_t accepted = 0
+        cdef uint32_t forks
         cdef SharedQueue queue = self.queue
         cdef Body body = self.body
         if body is None:
@@ -242,6 +245,7 @@ cdef class Loan:
         self.in_use = False
         if kind is not None:
             return
+        forks = queue.forks
         queue.enter()
         try:
             if not body.is_ours():
@@ -263,7 +267,7 @@ cdef class Loan:
                 elif body.is_ours():
                     sq_chunk_unpin(&queue.queue, body.chunk)
         finally:
-            queue.exit()
+            queue.exit(forks)
 
     cdef object remaining(self):
         return None if self.deadline == FOREVER else left_until(self.deadline) / 1e9

@@ -19,10 +19,10 @@ from cpython.buffer cimport PyBuffer_FillInfo, PyBUF_WRITABLE
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
 from cpython.ref cimport Py_DECREF
-from libc.errno cimport errno
+from libc.errno cimport EAGAIN, EBADF, errno
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
-from posix.unistd cimport usleep
+from posix.unistd cimport close, usleep
 
 import logging
 import os
@@ -43,9 +43,6 @@ from sagequeue.errors import (
 )
 from sagequeue.holdup import report_holdup
 from sagequeue.interruption import is_interruption, raise_interruption
-
-cdef extern from "pythread.h":
-    unsigned long PyThread_get_thread_ident()
 
 cdef enum:
     NEW = 0
@@ -72,57 +69,21 @@ cdef uint64_t LONGEST_WAIT_NS = 100_000_000
 
 cdef str PREFIX = "sagequeue-"
 cdef tuple MODES = ("mpmc", "spmc", "mpsc", "spsc")
-cdef list handles = []  # weak references: an index goes through it without an allocation
 
 
-cdef uint64_t deadline_of(object timeout) except? 0:
-    cdef double seconds
-    if timeout is None:
-        return FOREVER
-    try:
-        seconds = timeout
-    except TypeError:
-        raise InvalidOption(
-            f"timeout must be a number of seconds or None, not {type(timeout).__name__}"
-        ) from None
-    except OverflowError:
-        seconds = 1e300 if timeout > 0 else -1
-    if not seconds >= 0:
-        raise InvalidOption(f"'timeout' must be a non-negative number, not {timeout!r}")
-    if seconds > 1e9:
-        return FOREVER
-    return sq_now_ns() + <uint64_t> (seconds * 1e9)
-
-
-cdef uint64_t left_until(uint64_t deadline) noexcept nogil:
-    cdef uint64_t now
-    if deadline == FOREVER:
-        return FOREVER
-    now = sq_now_ns()
-    return deadline - now if deadline > now else 0
-
-
-cdef bint pause(uint64_t deadline) except -1:
-    """Wait a moment for what another process has in hand; False when the deadline has passed.
-
-    For results of the core that mean "try again". It runs other code: call check_call() after it.
-    """
-    if left_until(deadline) == 0:
-        return False
-    with nogil:
-        usleep(PAUSE_US)
-    PyErr_CheckSignals()
-    return True
-
-
-cdef uint32_t items_wanted(object max_items) except 0:
-    """The most items of a batch."""
-    return BATCH if max_items is None else <uint32_t> min(most_of(max_items), 0xFFFFFFFF)
+include "_limits.pxi"
+include "_errors.pxi"
 
 
 cdef bint is_interrupted(object error) except -1:
     """Whether decoding failed for a signal; a codec has made its exception the cause of its own."""
     return is_interruption(error) or is_interruption(error.__cause__)
+
+
+cdef bint may_come_again(object error) except -1:
+    """Whether a message could not be decoded for a reason that is not its own: a signal, or that the
+    process has no memory or descriptor left."""
+    return isinstance(error, MemoryError) or type(error) is QueueError or is_interrupted(error)
 
 
 @cython.final
@@ -163,12 +124,11 @@ cdef class SharedQueue:
     cdef sq_queue queue
     cdef int state
     cdef uint32_t inside          # calls at work
-    cdef unsigned long *callers   # their threads
-    cdef uint32_t room_for_callers
+    cdef uint32_t forking         # forks that have begun
     cdef uint32_t writing         # calls that write a chunk with the GIL given up
     cdef uint32_t bodies          # that look into the mapping
     cdef uint32_t held            # of them, chunks that are this participant's
-    cdef uint32_t forks           # between the first process that had this handle and this one
+    cdef uint32_t forks           # of the process whose participant it is: sq_forks, until a fork
     cdef uint32_t lost            # messages taken that could neither be delivered nor given back
     cdef sq_status orphaned_by    # why there was no entry for this process
     cdef int orphaned_errno
@@ -239,11 +199,17 @@ cdef class SharedQueue:
 
     def _accept(self, str name, int invitation):
         """Attach by a descriptor of :meth:`_invite`, which is closed."""
+        cdef sq_status status
+        cdef uint64_t patience
         file_name = (PREFIX + name).encode("ascii")
         self.begin_opening(name)
         try:
             register(self)
-            self.end_attaching(sq_queue_accept(&self.queue, file_name, invitation))
+            patience = sq_now_ns() + BUSY_PATIENCE_NS
+            status = sq_queue_accept(&self.queue, file_name, invitation)
+            while status == SQ_BUSY and pause(patience):
+                status = sq_queue_attach(&self.queue, file_name)
+            self.end_attaching(status)
         except BaseException:
             self.abandon_opening()
             raise
@@ -261,12 +227,13 @@ cdef class SharedQueue:
                 "make another one for another queue"
             )
         self.state = OPENING
+        self.forks = sq_forks
         self.name = name
         return 0
 
     cdef int end_opening(self, sq_status status) except -1:
         if status != SQ_OK:
-            raise self.error_of(status)
+            raise error_of(self.name, status)
         self.inline_max = sq_inline_max(&self.queue)
         self.pool_waits = True
         if self.state == OPENING:  # not after a fork that left us without an entry
@@ -291,6 +258,8 @@ cdef class SharedQueue:
         taken. Messages taken in a batch behind one that could not be decoded go back to the queue.
         Items that an interrupted :meth:`get_many` had decoded are lost, which is logged.
         """
+        if self.forks != sq_forks and self.state != NEW:
+            self.check_open()
         if self.state == OPEN:
             self.state = CLOSED
             if self.inside > 0:
@@ -301,9 +270,12 @@ cdef class SharedQueue:
 
     cdef void leave_if_idle(self) noexcept:
         """Leave when closed and nothing holds us, unmap when nothing looks into the mapping."""
-        if self.state == CLOSED and self.inside == 0:
+        if self.forks != sq_forks:
+            return  # a child that has not rejoined yet
+        if self.state == CLOSED and self.inside == 0 and self.forking == 0:
             self.give_back_deferred(self.held == 0)
-        if self.state == LEFT and self.inside == 0 and self.bodies == 0 and self.mapped:
+        if (self.state == LEFT and self.inside == 0 and self.forking == 0 and self.bodies == 0
+                and self.mapped):
             self.mapped = False
             sq_queue_unmap(&self.queue)
         if self.lost > 0:
@@ -311,7 +283,7 @@ cdef class SharedQueue:
 
     cdef bint is_member(self) noexcept:
         """Whether this participant is in the table: what it holds is its own until it leaves."""
-        return self.state == OPEN or self.state == CLOSED
+        return (self.state == OPEN or self.state == CLOSED) and self.forks == sq_forks
 
     cdef void report_lost(self) noexcept:
         lost, self.lost = self.lost, 0
@@ -343,7 +315,6 @@ cdef class SharedQueue:
             sq_queue_unmap(&self.queue)
         if self.lost > 0:
             self.report_lost()
-        PyMem_Free(self.callers)
         PyMem_Free(self.invitations)
 
     # ---- forks and new processes ----
@@ -351,24 +322,30 @@ cdef class SharedQueue:
     cdef bint forks_with_us(self) noexcept:
         return self.state == OPEN or (self.state == OPENING and self.mapped)
 
-    cdef void rejoin_after_fork(self, Membership membership) noexcept:
-        """In the child: only the calls of the thread that forked are still at work."""
-        cdef uint32_t i
-        cdef uint32_t calls = self.inside
-        cdef unsigned long me = PyThread_get_thread_ident()
-        self.forks += 1
-        self.inside = self.writing = self.held = 0
-        for i in range(calls):
-            if self.callers[i] == me:
-                self.callers[self.inside] = me
-                self.inside += 1
-        if self.state == CLOSED:
-            self.state = LEFT  # the parent's other thread leaves
-        elif self.forks_with_us():
-            if sq_queue_fork_child(&self.queue, &membership.value) != SQ_OK:
-                self.state = ORPHANED
-                self.orphaned_by = membership.status
-                self.orphaned_errno = membership.error
+    cdef void rejoin_after_fork(self, Invitation invitation) noexcept:
+        """In the child: calls that began before the fork are the parent's."""
+        cdef sq_status status
+        if self.inside > 0:
+            self.bodies += 1  # those of the thread that forked return here: keep what they look into
+        self.forks = sq_forks
+        self.inside = self.forking = self.writing = self.held = 0
+        if invitation.fd < 0:
+            if self.forks_with_us():
+                self.orphan(SQ_SYSTEM, invitation.error)
+            elif self.state == CLOSED:
+                self.state = LEFT  # the parent's other thread leaves
+            return
+        status = sq_queue_fork_child(&self.queue, invitation.take())
+        if status != SQ_OK:
+            self.orphan(status, errno)
+        elif self.state == CLOSED:
+            self.state = LEFT  # closed by another thread between the invitation and the fork
+            sq_queue_leave(&self.queue)
+
+    cdef void orphan(self, sq_status status, int error) noexcept:
+        self.state = ORPHANED
+        self.orphaned_by = status
+        self.orphaned_errno = error
 
     cdef void forget_parents_messages(self) noexcept:
         """In the child, when all handles have rejoined: this may run other code."""
@@ -382,6 +359,7 @@ cdef class SharedQueue:
         we close."""
         cdef void *room
         cdef int invitation
+        cdef uint32_t forks = self.forks
         self.enter()
         try:
             if self.invited != <void *> process:
@@ -391,14 +369,14 @@ cdef class SharedQueue:
             if room == NULL:
                 raise MemoryError()
             self.invitations = <int *> room
-            invitation = sq_queue_invite(&self.queue)
+            invitation = sq_queue_invite(&self.queue, False)
             if invitation < 0:
-                raise self.error_of(SQ_SYSTEM)
+                raise error_of(self.name, SQ_SYSTEM)
             self.invitations[self.invitations_made] = invitation
             self.invitations_made += 1
             return invitation
         finally:
-            self.exit()
+            self.exit(forks)
 
     cdef void end_invitations(self) noexcept:
         while self.invitations_made > 0:
@@ -411,43 +389,23 @@ cdef class SharedQueue:
     @cython.final
     cdef inline int enter(self) except -1:
         """Begin a call: until exit() the handle is neither left nor unmapped."""
-        if self.state != OPEN:
+        if self.state != OPEN or self.forks != sq_forks:
             self.check_open()
-        if self.inside == self.room_for_callers:
-            self.make_room_for_callers()
-        self.callers[self.inside] = PyThread_get_thread_ident()
         self.inside += 1
         return 0
 
     @cython.final
-    cdef inline void exit(self) noexcept:
-        self.inside -= 1
-        if self.inside > 0:
-            self.forget_caller()
-        if self.state != OPEN:
-            self.leave_if_idle()
-
-    cdef int make_room_for_callers(self) except -1:
-        cdef uint32_t room = self.room_for_callers + 8
-        cdef void *callers = PyMem_Realloc(self.callers, room * sizeof(unsigned long))
-        if callers == NULL:
-            raise MemoryError()
-        self.callers = <unsigned long *> callers
-        self.room_for_callers = room
-        return 0
-
-    cdef void forget_caller(self) noexcept:
-        """Take one entry of this thread out; the last one moves into its place."""
-        cdef unsigned long me = PyThread_get_thread_ident()
-        cdef uint32_t i = self.inside
-        while self.callers[i] != me:
-            i -= 1
-        self.callers[i] = self.callers[self.inside]
+    cdef inline void exit(self, uint32_t forks) noexcept:
+        """End a call that began after so many forks."""
+        if forks == self.forks:
+            self.inside -= 1
+            if self.state != OPEN:
+                self.leave_if_idle()
 
     @cython.final
     cdef inline int check_call(self, uint32_t forks) except -1:
         """Whether a call may go on that began after so many forks; the error is that it may not."""
-        if self.state != OPEN or forks != self.forks:
+        if self.state != OPEN or forks != self.forks or forks != sq_forks:
             self.check_open()
             raise QueueError(
                 f"the process forked in the middle of this call to queue {self.name!r}; the call "
@@ -461,10 +419,15 @@ cdef class SharedQueue:
         return self.state != OPEN
 
     cdef int check_open(self) except -1:
+        if self.forks != sq_forks and self.state != NEW:
+            raise QueueError(
+                f"queue {self.name!r} cannot be used yet: the process is being forked, and its handle "
+                "is the parent's until the hooks of os.register_at_fork() have run"
+            )
         if self.state == OPEN:
             return 0
         if self.state == ORPHANED:
-            raise self.error_of(self.orphaned_by, self.orphaned_errno)
+            raise error_of(self.name, self.orphaned_by, self.orphaned_errno)
         if self.state == NEW or self.state == OPENING:
             raise QueueClosed(
                 "this handle is not open yet: call SageQueue.__init__() first, or attach()"
@@ -473,60 +436,6 @@ cdef class SharedQueue:
             f"queue {self.name!r} is closed in this process; "
             "open another handle with SageQueue.attach()"
         )
-
-    cdef object error_of(self, sq_status status, int error=0):
-        """The exception for a status, ready to be raised."""
-        name = self.name
-        if status == SQ_SYSTEM:
-            error = error or errno
-            return QueueError(f"queue {name!r}: {os.strerror(error)} (errno {error})")
-        if status == SQ_GONE:
-            return QueueNotFound(
-                f"no queue named {name!r} on this machine; it was never created, or its last "
-                "participant has left. Keep a handle open for as long as the queue is needed"
-            )
-        if status == SQ_EXISTS:
-            return QueueExists(
-                f"a queue named {name!r} is in use; attach to it with SageQueue.attach({name!r}) "
-                "or choose another name"
-            )
-        if status == SQ_FOREIGN:
-            return ForeignSegment(
-                f"the segment of queue {name!r} belongs to another user or is open to others; "
-                "it is not used. Expected: owned by this user, mode 0600"
-            )
-        if status == SQ_INCOMPATIBLE:
-            return IncompatibleSegment(
-                f"the segment of queue {name!r} is no queue of this version of sagequeue; "
-                "run both ends with one version"
-            )
-        if status == SQ_CORRUPT:
-            return CorruptSegment(
-                f"the shared memory of queue {name!r} holds a value that no participant writes; "
-                "remove the queue and create it again"
-            )
-        if status == SQ_ROLE_TAKEN:
-            return RoleConflict(
-                f"queue {name!r} allows one producer or one consumer, and another live participant "
-                'is it; create the queue with mode="mpmc" (or mpsc, spmc) to have more'
-            )
-        if status == SQ_TABLE_FULL:
-            return TooManyParticipants(
-                f"queue {name!r} has no free participant entry; create it with a larger "
-                "max_participants"
-            )
-        if status == SQ_NO_MEMORY:
-            return OutOfSharedMemory(
-                f"no room in /dev/shm for queue {name!r}; free some, make it larger, or lower "
-                "pool_bytes"
-            )
-        if status == SQ_BUSY:
-            return QueueError(
-                f"queue {name!r}: another process has been removing it, or settling what dead "
-                "participants left, for more than a second; it is stopped or gets no processor. "
-                "Continue or kill it and try again"
-            )
-        return InvalidOption(f"an option of queue {name!r} is out of range")
 
     # ---- waiting, with the GIL given up ----
 
@@ -575,7 +484,7 @@ cdef class SharedQueue:
             self.check_call(forks)
             status = enrol(&self.queue)
         if status != SQ_OK:
-            raise self.error_of(status)
+            raise error_of(self.name, status)
         return 0
 
     cdef int put_items(self, sq_item *items, uint32_t n, uint32_t forks, bint block,
@@ -595,7 +504,7 @@ cdef class SharedQueue:
             if status == SQ_CLOSED:
                 raise ShutDown(f"queue {self.name!r} was shut down; nothing more can be put")
             if status != SQ_FULL:
-                raise self.error_of(status)
+                raise error_of(self.name, status)
             if sq_spin_room(&self.queue, ROUNDS_WITH_GIL):
                 continue
             if not block:
@@ -658,7 +567,7 @@ cdef class SharedQueue:
             self.check_call(forks)
             status = sq_external_acquire(&self.queue, size, chunk, data)
         if status != SQ_OK:
-            raise self.error_of(status)
+            raise error_of(self.name, status)
         return True
 
     cdef bint place(self, const Encoded *encoded, object kept, uint32_t forks, sq_item *item,
@@ -771,7 +680,7 @@ cdef class SharedQueue:
             if sq_put(&self.queue, &message, 1, &accepted) != SQ_OK:
                 self.put_items(&message, 1, forks, block, deadline, &accepted)
         finally:  # an except clause would cost those that do not fail
-            self.exit()
+            self.exit(forks)
             if encoding:
                 raise_interruption(sys.exc_info()[1])
 
@@ -804,7 +713,7 @@ cdef class SharedQueue:
             error.accepted = total
             raise
         finally:
-            self.exit()
+            self.exit(forks)
 
     cdef int put_stream(self, object iterator, uint32_t forks, bint block, uint64_t deadline,
                         uint64_t *total) except -1:
@@ -921,7 +830,7 @@ cdef class SharedQueue:
                 self.wait(sq_await_copy, left)
                 continue
             if status != SQ_EMPTY:
-                raise self.error_of(status)
+                raise error_of(self.name, status)
             if sq_spin_message(&self.queue, ROUNDS_WITH_GIL if block else 1):
                 continue
             left = left_until(deadline) if block else 0
@@ -930,7 +839,7 @@ cdef class SharedQueue:
                     continue  # what is there was behind a dead one's slot
                 raise Empty(f"queue {self.name!r} is empty")
             if sq_check_cursors(&self.queue) != SQ_OK:
-                raise self.error_of(SQ_CORRUPT)
+                raise error_of(self.name, SQ_CORRUPT)
             self.wait(sq_await_message, left)
 
     cdef object no_lease_left(self):
@@ -950,7 +859,7 @@ cdef class SharedQueue:
             data = sq_chunk_data(&self.queue, taken.chunk)
             return self.codec.decode(taken.tag, data, taken.length, None)
         if status != SQ_OK:
-            raise self.error_of(status)
+            raise error_of(self.name, status)
         try:
             return self.codec.decode(taken.tag, data, taken.length, None)
         finally:
@@ -962,12 +871,11 @@ cdef class SharedQueue:
         cdef sq_taken *taken = <sq_taken *> space
         cdef uint32_t count = 0
         cdef uint64_t deadline = FOREVER
-        cdef uint32_t forks
+        cdef uint32_t forks = self.forks
         self.enter()
         try:
             if block and timeout is not None:
                 deadline = deadline_of(timeout)
-            forks = self.forks
             if not self.queue.consuming:
                 self.enrol_consumer()
             if self.deferred is not None or self.decoded is not None:
@@ -979,6 +887,7 @@ cdef class SharedQueue:
                 count = 0
             else:
                 item = self.decode(taken)
+                PyErr_CheckSignals()  # as in decode_batch
                 count = 0
                 self.release_chunk(taken.chunk, forks)
             return item
@@ -987,7 +896,7 @@ cdef class SharedQueue:
                 if count > 0:
                     self.end_failed_get(taken, forks)
             finally:
-                self.exit()
+                self.exit(forks)
 
     cdef int end_failed_get(self, const sq_taken *taken, uint32_t forks) except -1:
         """A message whose decoding was interrupted comes with the next call; else it is consumed."""
@@ -995,7 +904,7 @@ cdef class SharedQueue:
         cdef bint interrupted = True
         error = sys.exc_info()[1]
         try:
-            interrupted = is_interrupted(error)  # which may be interrupted itself
+            interrupted = may_come_again(error)  # which may be interrupted itself
         finally:
             if interrupted:
                 batch = Batch.of(self, 1)
@@ -1023,14 +932,13 @@ cdef class SharedQueue:
         """
         cdef uint64_t deadline = FOREVER
         cdef uint32_t most
-        cdef uint32_t forks
+        cdef uint32_t forks = self.forks
         cdef Batch batch
         self.enter()
         try:
             if block and timeout is not None:
                 deadline = deadline_of(timeout)
             most = items_wanted(max_items)
-            forks = self.forks
             if not self.queue.consuming:
                 self.enrol_consumer()
             if self.deferred is not None or self.decoded is not None:
@@ -1039,7 +947,7 @@ cdef class SharedQueue:
             self.take(batch.records, batch.room, &batch.end, forks, False, block, deadline)
             return self.decode_batch(batch, most, True)
         finally:
-            self.exit()
+            self.exit(forks)
 
     cdef list get_deferred(self, uint32_t most):
         """What an earlier call has taken and not delivered."""
@@ -1058,17 +966,10 @@ cdef class SharedQueue:
         """Decode up to so many messages; what remains in the batch is deferred."""
         cdef list items = []
         try:
-            while True:
-                while batch.first < batch.end and <uint64_t> len(items) < most:
-                    if not self.decode_first(batch, items):
-                        return items
-                if not take_more or <uint64_t> len(items) == most or self.state != OPEN:
-                    return items
-                batch.first = 0
-                sq_take(&self.queue, batch.records,
-                        min(batch.room, most - <uint32_t> len(items)), &batch.end)
-                if batch.end == 0:
-                    return items
+            self.decode_messages(batch, most, take_more, items)
+            # What a handler raises is to come out of this call, not between it and its caller.
+            PyErr_CheckSignals()
+            return items
         except BaseException:
             if items:
                 self.keep_decoded(items, batch.forks)
@@ -1076,6 +977,20 @@ cdef class SharedQueue:
         finally:
             if batch.first < batch.end:
                 self.defer(batch)
+
+    cdef int decode_messages(self, Batch batch, uint32_t most, bint take_more,
+                             list items) except -1:
+        while True:
+            while batch.first < batch.end and <uint64_t> len(items) < most:
+                if not self.decode_first(batch, items):
+                    return 0
+            if not take_more or <uint64_t> len(items) == most or self.state != OPEN:
+                return 0
+            batch.first = 0
+            sq_take(&self.queue, batch.records, min(batch.room, most - <uint32_t> len(items)),
+                    &batch.end)
+            if batch.end == 0:
+                return 0
 
     cdef bint decode_first(self, Batch batch, list items) except -1:
         """Move a message from a batch to the decoded items; False: these are to be returned."""
@@ -1088,9 +1003,9 @@ cdef class SharedQueue:
                 self.consume(batch)
                 # not in a child that it forked, and not after leaving at the end of the process
                 return batch.forks == self.forks and self.is_member()
-        if items and isinstance(batch.error, Exception) and not is_interrupted(batch.error):
+        if items and isinstance(batch.error, Exception) and not may_come_again(batch.error):
             return False
-        interrupted = is_interrupted(batch.error)
+        interrupted = may_come_again(batch.error)
         error, batch.error = batch.error, None
         if interrupted:
             raise_interruption(error)
@@ -1178,13 +1093,12 @@ cdef class SharedQueue:
 
     cdef list claim_some(self, uint32_t most, bint block, object timeout):
         cdef uint64_t deadline = FOREVER
-        cdef uint32_t forks
+        cdef uint32_t forks = self.forks
         cdef Batch batch
         self.enter()
         try:
             if block and timeout is not None:
                 deadline = deadline_of(timeout)
-            forks = self.forks
             if not self.queue.consuming:
                 self.enrol_consumer()
             batch = self.next_deferred()
@@ -1194,7 +1108,7 @@ cdef class SharedQueue:
             self.take(batch.records, most, &batch.end, forks, True, block, deadline)
             return self.lease_batch(batch, most, True)
         finally:
-            self.exit()
+            self.exit(forks)
 
     cdef list lease_batch(self, Batch batch, uint32_t most, bint take_more):
         """Lease up to so many messages; what remains in the batch is deferred."""
@@ -1228,7 +1142,7 @@ cdef class SharedQueue:
             leases.pop()
             if leases:
                 return False
-            raise self.no_lease_left() if status == SQ_NO_CHUNK else self.error_of(status)
+            raise self.no_lease_left() if status == SQ_NO_CHUNK else error_of(self.name, status)
         body.hold(self, message.chunk, RETURN)
         body.size = message.length
         lease.body = body
@@ -1290,7 +1204,7 @@ cdef class SharedQueue:
                 self.wait(sq_await_done, FOREVER)
                 self.check_call(forks)
         finally:
-            self.exit()
+            self.exit(forks)
 
     @property
     def maxsize(self):
@@ -1352,125 +1266,21 @@ cdef class SharedQueue:
                     break
                 self.check_call(forks)
             if status != SQ_OK and status != SQ_BUSY:
-                raise self.error_of(status)
+                raise error_of(self.name, status)
             return settled
         finally:
-            self.exit()
+            self.exit(forks)
 
     def participants(self):
         """Pids of the live participants, one for each handle."""
+        cdef uint32_t forks = self.forks
         self.enter()
         try:
             return pids_of(&self.queue, True)
         finally:
-            self.exit()
+            self.exit(forks)
 
 
 include "_lease.pxi"
 include "_inspection.pxi"
-
-
-cdef int register(SharedQueue handle) except -1:
-    """Add a handle to the list of this process, which is tidied up at that."""
-    cdef Py_ssize_t i = 0
-    reference = weakref.ref(handle)
-    while i < len(handles):
-        if handles[i]() is None or handles[i] is reference:
-            del handles[i]
-        else:
-            i += 1
-    handles.append(reference)
-    return 0
-
-
-@cython.final
-cdef class Membership:
-    """A participant that a child is to be: entered before the fork, for one handle."""
-    cdef sq_membership value
-    cdef sq_status status  # of entering
-    cdef int error
-    cdef SharedQueue handle
-
-    def __cinit__(self):
-        self.value.fd = -1
-        self.status = SQ_TABLE_FULL
-
-    cdef void enter(self, SharedQueue handle) noexcept:
-        self.handle = handle
-        self.status = sq_queue_fork_prepare(&handle.queue, &self.value)
-        self.error = errno
-
-    cdef void close(self) noexcept:
-        """In the parent, or when there was no fork after all."""
-        if self.value.fd >= 0:
-            sq_queue_fork_parent(&self.handle.queue, &self.value)
-
-
-cdef dict forks_begun = {}  # thread -> the memberships for the child that it is about to fork
-cdef Membership no_membership = Membership()
-
-
-def _prepare_fork():
-    cdef SharedQueue handle
-    cdef Membership membership
-    cdef list memberships = []
-    forks_begun[PyThread_get_thread_ident()] = memberships
-    for reference in list(handles):
-        handle = reference()
-        if handle is not None and handle.forks_with_us():
-            membership = Membership()
-            memberships.append(membership)
-            membership.enter(handle)
-
-
-def _end_fork_in_parent():
-    cdef Membership membership
-    for membership in forks_begun.pop(PyThread_get_thread_ident(), ()):
-        membership.close()
-
-
-cdef Membership membership_of(SharedQueue handle, list memberships):
-    cdef Membership membership
-    cdef Py_ssize_t i
-    for i in range(len(memberships)):
-        membership = memberships[i]
-        if membership.handle is handle:
-            return membership
-    return no_membership
-
-
-def _rejoin_all():
-    cdef Py_ssize_t i
-    cdef SharedQueue handle
-    cdef list memberships = forks_begun.pop(PyThread_get_thread_ident(), [])
-    # No code of others runs before all have rejoined: it would act as the parent.
-    for i in range(len(handles)):
-        handle = handles[i]()
-        if handle is not None:
-            handle.rejoin_after_fork(membership_of(handle, memberships))
-    forks_begun.clear()
-    for reference in list(handles):
-        handle = reference()
-        if handle is not None:
-            handle.forget_parents_messages()
-
-
-def _close_all():
-    cdef SharedQueue handle
-    for reference in list(handles):
-        handle = reference()
-        if handle is not None:
-            handle.leave_at_exit()
-
-
-def _close_at_exit(_token=None):
-    # Children of multiprocessing leave by os._exit and run these finalizers only; they have
-    # forgotten the parent's, hence once for every process.
-    util.Finalize(None, _close_all, exitpriority=-100)
-
-
-os.register_at_fork(
-    before=_prepare_fork, after_in_parent=_end_fork_in_parent, after_in_child=_rejoin_all
-)
-util.register_after_fork(_rejoin_all, _close_at_exit)
-_close_at_exit()
+include "_handles.pxi"

@@ -94,13 +94,13 @@ static void await_count(const _Atomic uint64_t *count, uint64_t wanted) {
 
 static void produce_in_another_process(sq_queue *queue, uint32_t batch, uint32_t bytes,
                                        uint64_t messages, progress *progress) {
-    sq_membership child;
-    if (sq_queue_fork_prepare(queue, &child) != SQ_OK) {
+    int invitation = sq_queue_invite(queue, true);
+    if (invitation < 0) {
         exit(2);
     }
     if (fork() == 0) {
         pin_to(1);
-        if (sq_queue_fork_child(queue, &child) != SQ_OK ||
+        if (sq_queue_fork_child(queue, invitation) != SQ_OK ||
             sq_queue_enrol_producer(queue) != SQ_OK) {
             _exit(2);
         }
@@ -112,7 +112,7 @@ static void produce_in_another_process(sq_queue *queue, uint32_t batch, uint32_t
         sq_queue_leave(queue);
         _exit(0);
     }
-    sq_queue_fork_parent(queue, &child);
+    sq_queue_end_invitation(queue, invitation);
 }
 
 static void consume_from_another_process(sq_queue *queue, uint32_t batch, uint64_t messages,

@@ -157,16 +157,15 @@ static inline void run_and_kill(void (*work)(void *), void *argument) {
  * is work's to check. */
 typedef struct forked {
     sq_queue *queue;
-    sq_membership membership;
+    int invitation;
     void *argument;
 } forked;
 
 static inline pid_t fork_with(sq_queue *queue, void (*work)(forked *), void *argument) {
-    forked child = {.queue = queue, .argument = argument};
+    forked child = {
+        .queue = queue, .invitation = sq_queue_invite(queue, true), .argument = argument};
+    CHECK(child.invitation >= 0);
     fflush(NULL);
-    if (sq_queue_fork_prepare(queue, &child.membership) != SQ_OK) {
-        child.membership.fd = -1;
-    }
     pid_t pid = fork();
     CHECK(pid >= 0);
     if (pid == 0) {
@@ -174,9 +173,7 @@ static inline pid_t fork_with(sq_queue *queue, void (*work)(forked *), void *arg
         work(&child);
         _exit(0);
     }
-    if (child.membership.fd >= 0) {
-        sq_queue_fork_parent(queue, &child.membership);
-    }
+    sq_queue_end_invitation(queue, child.invitation);
     return pid;
 }
 

@@ -370,7 +370,7 @@ static void wait_for(const int pipe[2]) {
 static void act_as_child(forked *child) {
     family *f = child->argument;
     uint32_t parent = f->queue.id;
-    CHECK(sq_queue_fork_child(&f->queue, &child->membership) == SQ_OK && f->queue.id != parent);
+    CHECK(sq_queue_fork_child(&f->queue, child->invitation) == SQ_OK && f->queue.id != parent);
     CHECK(sq_identity_pid(atomic_load(&f->queue.self->identity)) == (uint32_t)getpid());
     CHECK(sq_queue_enrol_producer(&f->queue) == SQ_ROLE_TAKEN);
     sq_chunk_release(&f->queue, f->chunk); /* the parent's: nothing happens */
@@ -399,7 +399,7 @@ static void outlive_the_parent(forked *child) {
     family *f = child->argument;
     message m;
     wait_for(f->go);
-    CHECK(sq_queue_fork_child(&f->queue, &child->membership) == SQ_OK);
+    CHECK(sq_queue_fork_child(&f->queue, child->invitation) == SQ_OK);
     CHECK(count_files(f->queue.file_name, false) == 2);
     CHECK(take_message(&f->queue, &m) == 0 && m.number == 5);
     sq_queue_leave(&f->queue);
@@ -419,7 +419,7 @@ static void a_child_outlives_a_parent_that_leaves_at_once(void) {
 static void take_part_and_wait(forked *child) {
     family *f = child->argument;
     prctl(PR_SET_PDEATHSIG, 0);
-    CHECK(sq_queue_fork_child(&f->queue, &child->membership) == SQ_OK);
+    CHECK(sq_queue_fork_child(&f->queue, child->invitation) == SQ_OK);
     tell(f->ready);
     wait_for(f->go);
     sq_queue_leave(&f->queue);
@@ -451,7 +451,7 @@ static void a_parent_that_dies_is_told_from_its_child(void) {
 
 static void have_no_entry(forked *child) {
     sq_queue *queue = child->queue;
-    CHECK(sq_queue_fork_child(queue, &child->membership) == SQ_TABLE_FULL);
+    CHECK(sq_queue_fork_child(queue, child->invitation) == SQ_TABLE_FULL);
     CHECK(queue->self == NULL && queue->id == 0);
     sq_queue_unmap(queue);
 }
@@ -470,7 +470,7 @@ static void a_child_for_which_there_is_no_entry(void) {
 }
 
 static void execute_another_program(forked *child) {
-    CHECK(sq_queue_fork_child(child->queue, &child->membership) == SQ_OK);
+    CHECK(sq_queue_fork_child(child->queue, child->invitation) == SQ_OK);
     execl("/bin/sleep", "sleep", "100", (char *)NULL);
     abort();
 }
@@ -508,7 +508,7 @@ static void an_invitation_keeps_the_queue(void) {
     family f;
     open_family(&f, options_of(MPMC, 0, 64));
     CHECK(put_value(&f.queue, 3) == SQ_OK);
-    f.ready[0] = sq_queue_invite(&f.queue);
+    f.ready[0] = sq_queue_invite(&f.queue, false);
     CHECK(f.ready[0] >= 0);
     pid_t child = start_process(accept_and_leave, &f);
     close(f.ready[0]);
@@ -521,7 +521,7 @@ static void an_invitation_keeps_the_queue(void) {
 static void the_last_invitation_removes_the_queue(void) {
     sq_queue queue;
     create_with(&queue, options_of(MPMC, 0, 64));
-    int invitation = sq_queue_invite(&queue);
+    int invitation = sq_queue_invite(&queue, false);
     CHECK(invitation >= 0);
     sq_queue_leave(&queue);
     CHECK(count_files(queue.file_name, false) == 1);
@@ -541,7 +541,7 @@ static void a_newcomer_in_vain_removes_the_queue(void) {
     int fd;
     CHECK(sq_segment_open(queue.file_name, &fd) == SQ_OK);
     CHECK(sq_lock_try(fd, SQ_LOCK_MEMBERS, SQ_LOCK_SHARED) == SQ_OK);
-    CHECK(sq_participant_enter(&queue, &membership, false) == SQ_TABLE_FULL && membership.fd < 0);
+    CHECK(sq_participant_enter(&queue, &membership) == SQ_TABLE_FULL && membership.fd < 0);
     close_queue(&second);
     close_queue(&queue);
     CHECK(count_files(queue.file_name, false) == 1); /* it stands in the door */
@@ -562,7 +562,7 @@ static void lock_all_and_die(void *argument) {
     static sq_queue own;
     sq_membership membership;
     CHECK(sq_queue_attach(&own, f->queue.file_name) == SQ_OK);
-    CHECK(sq_participant_enter(&own, &membership, false) == SQ_OK);
+    CHECK(sq_participant_enter(&own, &membership) == SQ_OK);
     CHECK(sq_lock_try(own.segment.fd, SQ_LOCK_RECOVERY, SQ_LOCK_EXCLUSIVE) == SQ_OK);
     pid_t child = fork();
     CHECK(child >= 0);
@@ -585,8 +585,7 @@ static void a_child_that_knows_nothing_keeps_nothing(void) {
     CHECK(count_files(f.queue.file_name, false) == 0);
 }
 
-/* Two threads fork at the same time, each for a child of its own: neither child has the other's
- * place. */
+/* Two threads fork at the same time: neither child has the other's invitation. */
 static void *fork_in_a_thread(void *argument) {
     family *f = argument;
     pid_t child = fork_with(&f->queue, take_part_and_wait, f);
@@ -594,22 +593,52 @@ static void *fork_in_a_thread(void *argument) {
     return NULL;
 }
 
-static void the_memberships_of_two_forks_are_apart(void) {
+static void the_invitations_of_two_forks_are_apart(void) {
     family f;
-    sq_membership other;
     pthread_t thread;
     open_family(&f, options_of(MPMC, 0, 64));
-    CHECK(sq_queue_fork_prepare(&f.queue, &other) ==
-          SQ_OK); /* by this thread, which has not forked */
-    CHECK(pthread_create(&thread, NULL, fork_in_a_thread, &f) == 0);
+    int other = sq_queue_invite(&f.queue, true); /* by this thread, which has not forked */
+    CHECK(other >= 0 && pthread_create(&thread, NULL, fork_in_a_thread, &f) == 0);
     CHECK(pthread_join(thread, NULL) == 0);
     wait_for(f.ready);
-    CHECK(recover_now(&f.queue) == 0);
-    sq_queue_fork_parent(&f.queue, &other);
-    CHECK(recover_now(&f.queue) == 1); /* the child of the other thread does not hold it */
+    close_queue(&f.queue);
+    char path[64];
+    snprintf(path, sizeof path, "/proc/%d/fd/%d", (int)f.chunk, other);
+    CHECK(access(path, F_OK) != 0); /* the child of the other thread does not hold it */
+    close(other);
     tell(f.go);
     expect_exit((pid_t)f.chunk);
-    close_queue(&f.queue);
+    CHECK(count_files(f.queue.file_name, false) == 0);
+}
+
+/* A child that dies at once is seen to be dead, though its parent has not come to end its copy of
+ * the invitation: a message that it had claimed comes again. */
+static void claim_as_child_and_die(forked *child) {
+    uint64_t space[SQ_TAKEN_WORDS];
+    uint32_t count;
+    CHECK(sq_queue_fork_child(child->queue, child->invitation) == SQ_OK);
+    CHECK(sq_claim(child->queue, space, 1, &count) == SQ_OK);
+    raise(SIGKILL);
+}
+
+static void a_childs_death_is_not_hidden_by_its_parent(void) {
+    sq_queue queue;
+    uint64_t value;
+    message m;
+    create_with(&queue, options_of(MPMC, 0, 64));
+    put_messages(&queue, 0, 7, 1, &INLINE_BODIES);
+    int invitation = sq_queue_invite(&queue, true);
+    pid_t pid = fork();
+    CHECK(pid >= 0);
+    if (pid == 0) {
+        claim_as_child_and_die(&(forked){.queue = &queue, .invitation = invitation});
+    }
+    CHECK(waitpid(pid, NULL, 0) == pid);
+    sq_shutdown(&queue, false);
+    CHECK(take_message(&queue, &m) == 1 && m.number == 7);
+    CHECK(take_value(&queue, &value) == SQ_CLOSED);
+    sq_queue_end_invitation(&queue, invitation);
+    close_queue(&queue);
 }
 
 /* ---- who lives ---- */
@@ -701,6 +730,23 @@ static void a_lost_descriptor_makes_nobody_dead(void) {
     close_queue(&queue);
 }
 
+/* The number of a descriptor that was closed behind its handle's back goes to another handle of the
+ * same queue: the first one must not use it, nor close it. */
+static void a_lost_descriptor_is_anothers(void) {
+    sq_queue queue, other;
+    uint32_t found;
+    create_with(&queue, options_of(MPMC, 0, 64));
+    int lost = queue.segment.fd;
+    close(lost);
+    CHECK(sq_queue_attach(&other, queue.file_name) == SQ_OK && other.segment.fd == lost);
+    CHECK(sq_recover(&queue, &found) == SQ_SYSTEM);
+    sq_queue_leave(&queue);
+    sq_queue_unmap(&queue);
+    CHECK(sq_recover(&other, &found) == SQ_OK);
+    close_queue(&other);
+    CHECK(count_files(queue.file_name, false) == 0);
+}
+
 int main(void) {
     static const test tests[] = {
         TEST(options_are_checked),
@@ -725,9 +771,11 @@ int main(void) {
         TEST(the_last_invitation_removes_the_queue),
         TEST(a_newcomer_in_vain_removes_the_queue),
         TEST(a_child_that_knows_nothing_keeps_nothing),
-        TEST(the_memberships_of_two_forks_are_apart),
+        TEST(the_invitations_of_two_forks_are_apart),
+        TEST(a_childs_death_is_not_hidden_by_its_parent),
         TEST(the_living_are_told_from_the_dead),
         TEST(a_lost_descriptor_makes_nobody_dead),
+        TEST(a_lost_descriptor_is_anothers),
     };
     return RUN_TESTS(tests);
 }

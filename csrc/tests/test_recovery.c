@@ -141,6 +141,7 @@ static void a_recoverer(void) {
     put_messages(&queue, 0, 0, 3, &INLINE_BODIES);
     kill_after(claim_and_die);
     kill_after(recover_and_die);
+    CHECK(atomic_load(&queue.header->recoverer) != 0 && sq_held_up_by(&queue, false) == 0);
     CHECK(recover_now(&queue) == 2);
     expect(0, 3, 2);
     finish();
@@ -293,6 +294,26 @@ static void a_chunk_with_a_former_place(void) {
     finish();
 }
 
+/* Settling a chunk changes nothing once it is somebody else's: a consumer may have leased it from
+ * its slot, and another producer put it again, since its holder was looked at. */
+static void a_chunk_that_changed_hands(void) {
+    sq_queue other;
+    message m;
+    open_queue(MPMC);
+    CHECK(sq_queue_attach(&other, queue.file_name) == SQ_OK);
+    write_message(&m, 0, 1, &CHUNK_BODIES);
+    sq_item item = item_of(&other, &m, &CHUNK_BODIES);
+    sq_chunk *entry = sq_chunk_at(&other, item.chunk);
+    uint32_t accepted;
+    CHECK(sq_put(&other, &item, 1, &accepted) == SQ_OK);
+    uint64_t word = atomic_load(&entry->word), place = atomic_load(&entry->place);
+    sq_chunk_settle(&queue, item.chunk, other.id + 1); /* one that had it before */
+    CHECK(atomic_load(&entry->word) == word && atomic_load(&entry->place) == place);
+    expect(1, 1, 0);
+    close_queue(&other);
+    finish();
+}
+
 /* The next participant in a dead one's entry is another one, whatever its pid. */
 static void the_next_in_an_entry_is_another_one(void) {
     sq_queue other;
@@ -347,6 +368,7 @@ int main(void) {
         TEST(no_end_while_an_intent_of_the_living_is_stale),
         TEST(a_producer_and_then_its_recoverer),
         TEST(a_chunk_with_a_former_place),
+        TEST(a_chunk_that_changed_hands),
         TEST(the_next_in_an_entry_is_another_one),
     };
     return RUN_TESTS(tests);

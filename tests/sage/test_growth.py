@@ -70,13 +70,18 @@ class MallInfo2(ctypes.Structure):
     )]  # fmt: skip
 
 
-mallinfo2 = ctypes.CDLL(None).mallinfo2
-mallinfo2.restype = MallInfo2
+C = ctypes.CDLL(None)
+C.mallinfo2.restype = MallInfo2
+UNDER_SANITIZER = hasattr(C, "__sanitizer_get_current_allocated_bytes")
+if UNDER_SANITIZER:
+    C.__sanitizer_get_current_allocated_bytes.restype = ctypes.c_size_t
 
 
 def c_memory() -> int:
     """Memory that malloc() has given out, in units of its smallest block."""
-    info = mallinfo2()
+    if UNDER_SANITIZER:
+        return int(C.__sanitizer_get_current_allocated_bytes()) // 32
+    info = C.mallinfo2()
     return int(info.uordblks + info.hblkhd) // 32
 
 
@@ -102,12 +107,13 @@ def references_to(things: Sequence[object]) -> int:
 
 
 COUNTERS: dict[str, Callable[[], int]] = {
-    "blocks": sys.getallocatedblocks,
     "C memory": c_memory,
     "descriptors": descriptors,
     "mappings": mappings,
     "references": lambda: references_to(lasting_objects()),
 }
+if sys.getallocatedblocks() > 0:  # 0: every object is a block of malloc()
+    COUNTERS["blocks"] = sys.getallocatedblocks
 
 
 def growth(call: Callable[[], object], counters: dict[str, Callable[[], int]]) -> dict[str, float]:
