@@ -181,7 +181,9 @@ cdef class SharedQueue:
             self.abandon_opening()
             raise
 
-    def _attach(self, str name):
+    def _attach(self, str name, int invitation=-1):
+        """Open the queue by its name or, where there is one, by an invitation of :meth:`_invite`,
+        which is closed."""
         cdef sq_status status
         cdef uint64_t patience
         file_name = (PREFIX + name).encode("ascii")
@@ -189,36 +191,19 @@ cdef class SharedQueue:
         try:
             register(self)
             patience = sq_now_ns() + BUSY_PATIENCE_NS
-            status = sq_queue_attach(&self.queue, file_name)
+            if invitation >= 0:
+                status = sq_queue_accept(&self.queue, file_name, invitation)
+            else:
+                status = sq_queue_attach(&self.queue, file_name)
             while status == SQ_BUSY and pause(patience):
                 status = sq_queue_attach(&self.queue, file_name)
-            self.end_attaching(status)
+            self.mapped = status == SQ_OK
+            if self.mapped:
+                self.codec = Codec(self.queue.segment.codec.decode("ascii"))
+            self.end_opening(status)
         except BaseException:
             self.abandon_opening()
             raise
-
-    def _accept(self, str name, int invitation):
-        """Attach by a descriptor of :meth:`_invite`, which is closed."""
-        cdef sq_status status
-        cdef uint64_t patience
-        file_name = (PREFIX + name).encode("ascii")
-        self.begin_opening(name)
-        try:
-            register(self)
-            patience = sq_now_ns() + BUSY_PATIENCE_NS
-            status = sq_queue_accept(&self.queue, file_name, invitation)
-            while status == SQ_BUSY and pause(patience):
-                status = sq_queue_attach(&self.queue, file_name)
-            self.end_attaching(status)
-        except BaseException:
-            self.abandon_opening()
-            raise
-
-    cdef int end_attaching(self, sq_status status) except -1:
-        self.mapped = status == SQ_OK
-        if self.mapped:
-            self.codec = Codec(self.queue.segment.codec.decode("ascii"))
-        return self.end_opening(status)
 
     cdef int begin_opening(self, str name) except -1:
         if self.state != NEW:

@@ -229,7 +229,7 @@ def _accept(cls: type[SageQueue[T]], name: str, invitation: Any) -> SageQueue[T]
     """A handle for a process that was started with one among its arguments."""
     queue = cls.__new__(cls)
     queue.logger = logging.getLogger("sagequeue")
-    queue._accept(name, invitation.detach())
+    queue._attach(name, invitation.detach())
     return queue
 
 
