@@ -105,6 +105,23 @@ class PacketError(RuntimeTaskError):
         return isinstance(self.__cause__, (DownstreamClosed, ServiceLost))
 
 
+def processing_timeout(packet_id: int, seconds: float) -> ProcessingTimeout:
+    """The error of a packet that took too long."""
+    return ProcessingTimeout(
+        f"packet {packet_id} was not processed within {seconds:g} s; make the operator faster or "
+        "raise processing_timeout"
+    )
+
+
+def text_of(error: BaseException) -> str:
+    """An error's type and text; some cannot be shown."""
+    kind = type(error).__name__
+    try:
+        return f"{kind}: {error}"
+    except Exception:  # its own __str__ failed
+        return f"{kind}: (its text could not be shown)"
+
+
 class RemoteError(RuntimeTaskError):
     """Stands for an error of another process whose own type cannot be rebuilt in this one."""
 

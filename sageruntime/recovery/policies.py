@@ -32,6 +32,10 @@ class RetryPolicy:
                 f"retry.then={self.then!r} is not allowed; expected fail, skip or dead_letter"
             )
 
+    def delay(self, failures: int) -> float:
+        """Seconds to wait before the next attempt, after so many that failed."""
+        return min(self.backoff * 2.0 ** (failures - 1), self.max_backoff)
+
 
 @dataclass(frozen=True)
 class RestartPolicy:

@@ -28,6 +28,7 @@ class TaskStatus:
         restarts: how often the task was started again.
         attempt: how often the job has gone back to a checkpoint.
         queue_depth: batches waiting in the input queue.
+        held: packets that are held back until the barriers of all senders have come.
         total: packets a source will read in all, if it knows.
         error: why the task failed, if it did.
         metrics: what its host measured, in a message from the host to the task's handle.
@@ -41,6 +42,7 @@ class TaskStatus:
     emitted: int
     errors: int
     queue_depth: int
+    held: int = 0
     paused: bool = False
     retries: int = 0
     failed_over: int = 0
@@ -49,6 +51,10 @@ class TaskStatus:
     total: int | None = None
     error: str | None = None
     metrics: MetricsSnapshot | None = None
+
+    def with_metrics(self, metrics: MetricsSnapshot) -> TaskStatus:
+        """This status with a measurement."""
+        return replace(self, metrics=metrics)
 
     def with_nothing_counted(self) -> TaskStatus:
         """This status as it is in a new host, before anything is processed there."""
@@ -85,3 +91,15 @@ class TaskReport:
     result: Any = None
     error: BaseException | None = None
     profile: StackProfile | None = None
+
+    def without_result(self) -> TaskReport:
+        """This report without the sink's result."""
+        return replace(self, result=None)
+
+    def with_result(self, result: Any) -> TaskReport:
+        """This report with the sink's result."""
+        return replace(self, result=result)
+
+    def with_error(self, error: BaseException) -> TaskReport:
+        """This report of a task that failed after all."""
+        return replace(self, error=error)

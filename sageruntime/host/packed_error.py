@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import cloudpickle
 
-from sageruntime.errors import RemoteError
+from sageruntime.errors import RemoteError, text_of
 
 
 class RemoteTraceback(Exception):
@@ -30,13 +30,11 @@ class PackedError:
         """Pack an error; this never fails."""
         chain: list[BaseException] = []
         link: BaseException | None = error
-        while link is not None and link not in chain:
+        while link is not None and not any(link is known for known in chain):
             chain.append(link)
             link = link.__cause__
         return cls(
-            [_dumps(link) for link in chain],
-            [f"{type(link).__name__}: {link}" for link in chain],
-            "".join(traceback.format_exception(type(error), error, error.__traceback__)),
+            [_dumps(link) for link in chain], [text_of(link) for link in chain], _trace_of(error)
         )
 
     def unpack(self) -> BaseException:
@@ -47,6 +45,13 @@ class PackedError:
             error.__cause__ = below
             below = error
         return below
+
+
+def _trace_of(error: BaseException) -> str:
+    try:
+        return "".join(traceback.format_exception(type(error), error, error.__traceback__))
+    except Exception:  # an error in the chain whose text cannot be made
+        return "".join(traceback.format_tb(error.__traceback__))
 
 
 def _dumps(error: BaseException) -> bytes:

@@ -1,0 +1,119 @@
+"""DriverLoop: the one thread in which this process follows the tasks that it has started."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+_logger = logging.getLogger(__name__)
+
+
+class DriverLoop:
+    """An event loop in a thread of its own. What task handles own is touched there only.
+
+    Nothing that runs there may wait. What has to (to start a process, to write a checkpoint) is
+    done in other threads, by :meth:`run_elsewhere`, and goes on in the loop.
+    """
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, name="sageruntime-driver", daemon=True)
+        self._elsewhere = ThreadPoolExecutor(8, thread_name_prefix="sageruntime-driver")
+        self._thread.start()
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the calling thread is the loop's."""
+        return threading.current_thread() is self._thread
+
+    @property
+    def asyncio_loop(self) -> asyncio.AbstractEventLoop:
+        """The loop itself, for transports."""
+        return self._loop
+
+    def call(self, function: Callable[..., T], *arguments: Any) -> T:
+        """What a function returns or raises, called in the loop; waits for it."""
+        if self.is_current:
+            return function(*arguments)
+        future: Future[T] = Future()
+
+        def run() -> None:
+            try:
+                future.set_result(function(*arguments))
+            except BaseException as error:
+                future.set_exception(error)
+
+        self._loop.call_soon_threadsafe(run)
+        return future.result()
+
+    def post(self, function: Callable[..., object], *arguments: Any) -> None:
+        """Call a function in the loop, in the order of posting."""
+        self._loop.call_soon_threadsafe(function, *arguments)
+
+    def call_later(
+        self, seconds: float, function: Callable[..., object], *arguments: Any
+    ) -> asyncio.TimerHandle:
+        """Call a function after some time; to be called in the loop. The timer can be cancelled."""
+        return self._loop.call_later(seconds, function, *arguments)
+
+    def run_elsewhere(
+        self,
+        function: Callable[[], T],
+        then: Callable[[T], object],
+        on_error: Callable[[Exception], object],
+    ) -> None:
+        """Call a function that may take long in another thread, and go on in the loop."""
+
+        def run() -> None:
+            try:
+                result = function()
+            except Exception as error:
+                self.post(on_error, error)
+            else:
+                self.post(then, result)
+
+        self._elsewhere.submit(run)
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._loop.set_exception_handler(_report)
+        self._loop.run_forever()
+
+
+def _report(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """A callback has raised: a fault of ours, which must be seen and must not stop the others."""
+    _logger.error(
+        "the driver's event loop: %s", context.get("message"), exc_info=context.get("exception")
+    )
+
+
+_lock = threading.Lock()
+_loops: dict[int, DriverLoop] = {}
+
+
+def driver_loop() -> DriverLoop:
+    """The loop of this process, which is made when it is first asked for."""
+    pid = os.getpid()
+    loop = _loops.get(pid)  # that of the parent does not run in a forked child
+    if loop is None:
+        with _lock:
+            loop = _loops.get(pid)
+            if loop is None:
+                loop = _loops[pid] = DriverLoop()
+    return loop
+
+
+def _forget_lock() -> None:
+    global _lock
+    _lock = threading.Lock()
+    _loops.clear()
+
+
+os.register_at_fork(after_in_child=_forget_lock)

@@ -1,0 +1,36 @@
+"""Host: the protocol between a task's handle and what runs its runner."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from sageruntime.runner import commands as do
+from sageruntime.runner import events as told
+
+Receive = Callable[["Host", told.Event], None]
+"""Takes an event of a host, in the driver's loop."""
+
+
+class Host(Protocol):
+    """Runs a task's runner somewhere.
+
+    ``start`` may wait and is called in any thread. All else is called in the driver's loop and does
+    not wait.
+    """
+
+    def start(self) -> None:
+        """Bring the task to its place and run it.
+
+        Raises:
+            TaskStartError: that is not possible.
+        """
+
+    def send(self, command: do.Command) -> None:
+        """Send a command, after those before it. A host that has died takes no more."""
+
+    def kill(self) -> None:
+        """End the host at once, if it can be; ``HostLost`` follows."""
+
+    def close(self) -> None:
+        """Give back what the driver holds of the host; nothing is received after this."""

@@ -1,0 +1,42 @@
+"""ThreadHost: the runner in a thread of this process."""
+
+from __future__ import annotations
+
+import threading
+
+from sageruntime.host.driver_loop import DriverLoop
+from sageruntime.runner import commands as do
+from sageruntime.runner.task_runner import TaskRunner
+
+
+class ThreadHost:
+    """See :class:`~sageruntime.host.host.Host`.
+
+    Args:
+        runner: what to run; it tells its events to the handle itself.
+        loop: the driver's.
+    """
+
+    def __init__(self, runner: TaskRunner, loop: DriverLoop) -> None:
+        self.runner = runner
+        self._loop = loop
+        self._thread = threading.Thread(target=runner.run, name=runner.name, daemon=True)
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the calling thread is the runner's."""
+        return threading.current_thread() is self._thread
+
+    def start(self) -> None:
+        """See ``Host``."""
+        self._thread.start()
+
+    def send(self, command: do.Command) -> None:
+        """See ``Host``."""
+        self.runner.post(command)
+
+    def kill(self) -> None:
+        """A thread cannot be killed."""
+
+    def close(self) -> None:
+        """A thread that does not end is left behind."""

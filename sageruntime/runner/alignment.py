@@ -1,0 +1,73 @@
+"""Alignment: which senders have passed the barrier of a checkpoint, and what waits for the rest."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from sageruntime.communication.router import Barrier, PacketBatch
+from sageruntime.runner.inbox import Delivery
+
+
+class Alignment:
+    """Aligns the barriers of one task's senders.
+
+    Checkpoints are Chandy and Lamport's, with barriers aligned as in Flink (Carbone et al.,
+    "Lightweight Asynchronous Snapshots for Distributed Dataflows", 2015): what a sender sends
+    behind its barrier is held back until the barriers of all senders have come. Then the state has
+    the effects of everything before the barriers and of nothing behind them.
+
+    Args:
+        upstreams: how many senders there are.
+        limit: most packets that are held back.
+    """
+
+    def __init__(self, upstreams: int, limit: int) -> None:
+        self._upstreams = upstreams
+        self._limit = limit
+        self._passed: set[str] = set()
+        self._held: deque[Delivery] = deque()
+        self._newest = 0
+        self.checkpoint: int | None = None
+        """The checkpoint whose barriers are being collected."""
+        self.held = 0
+        """Packets that are held back."""
+
+    @property
+    def is_over_limit(self) -> bool:
+        """Whether too much is held back."""
+        return self.held > self._limit
+
+    def note(self, barrier: Barrier) -> list[Delivery]:
+        """A barrier has come; returns what was held back for an older checkpoint, oldest first."""
+        if barrier.checkpoint < self._newest:
+            return []
+        released: list[Delivery] = []
+        if barrier.checkpoint > self._newest:
+            released = self.release()
+            self._newest = self.checkpoint = barrier.checkpoint
+        if self.checkpoint is not None:
+            self._passed.add(barrier.sender)
+        return released
+
+    def holds_back(self, sender: str) -> bool:
+        """Whether a sender's messages have to wait."""
+        return sender in self._passed
+
+    def hold(self, delivery: Delivery) -> None:
+        """Keep a message until the barriers of all senders have come."""
+        self._held.append(delivery)
+        if type(delivery.message) is PacketBatch:
+            self.held += len(delivery.message.packets)
+
+    def is_complete(self, ended: set[str]) -> bool:
+        """Whether each sender has passed its barrier or ended."""
+        return self.checkpoint is not None and len(self._passed | ended) >= self._upstreams
+
+    def release(self) -> list[Delivery]:
+        """Stop waiting for barriers; returns what was held back, oldest first."""
+        held = list(self._held)
+        self._held.clear()
+        self._passed.clear()
+        self.held = 0
+        self.checkpoint = None
+        return held
