@@ -76,7 +76,8 @@ class Job(Closing):
         interval = min(stage.options.monitoring_interval for stage in self.stages)
         self._observer = Observer(name, self._observation, self.measure, interval)
         self._prefix = f"{name}-{secrets.token_hex(4)}"
-        self._tasks: list[list[BaseTask]] = []
+        self.tasks: list[list[BaseTask]] = []
+        """The tasks of each stage, source first."""
         self._recipes = list(services)
         self._plugins = tuple(plugins)
         self._clients: dict[str, ServiceClient] = {}
@@ -123,17 +124,17 @@ class Job(Closing):
             for recipe in self._recipes:
                 self._start_service(recipe)
             for position, stage in enumerate(self.stages):
-                self._tasks.append([])
+                self.tasks.append([])
                 for index in range(stage.parallelism):
-                    self._tasks[-1].append(self._create(position, index))
+                    self.tasks[-1].append(self._create(position, index))
             for senders, stage, receivers in zip(
-                self._tasks, self.stages[1:], self._tasks[1:], strict=False
+                self.tasks, self.stages[1:], self.tasks[1:], strict=False
             ):
                 for sender in senders:
                     _connect(sender, stage, receivers)
             if self._checkpoint is not None:
                 self._coordinate(self._checkpoint)
-            for tasks in reversed(self._tasks):
+            for tasks in reversed(self.tasks):
                 for task in tasks:
                     task.start_running()
             if self._coordinator is not None:
@@ -150,12 +151,12 @@ class Job(Closing):
 
     def stop(self) -> None:
         """End the sources; the job ends when what they have read is worked off."""
-        for source in self._tasks[0]:
+        for source in self.tasks[0]:
             source.stop(timeout=0)
 
     def progress(self) -> list[StageSummary]:
         """What each stage has done so far, without latencies."""
-        return [progress_of(stage, tasks) for stage, tasks in zip(self.stages, self._tasks)]
+        return [progress_of(stage, tasks) for stage, tasks in zip(self.stages, self.tasks)]
 
     @property
     def prometheus_port(self) -> int | None:
@@ -173,7 +174,7 @@ class Job(Closing):
         """What is measured of the job, as it is now; it may be asked for at any time."""
         stages = [
             StageMetrics.of(stage.name, stage.host, [task.measure() for task in tasks])
-            for stage, tasks in zip(self.stages, self._tasks)
+            for stage, tasks in zip(self.stages, self.tasks)
         ]
         services = [
             StageMetrics.of(recipe.name, recipe.host, self.services[recipe.name].measure())
@@ -200,9 +201,9 @@ class Job(Closing):
             seconds=self._ended_at - self._started_at,
             stages=[
                 summary_of(stage, tasks, measured.latency)
-                for stage, tasks, measured in zip(self.stages, self._tasks, metrics.stages)
+                for stage, tasks, measured in zip(self.stages, self.tasks, metrics.stages)
             ],
-            sink_results=[task.get_report().result for task in self._tasks[-1]],
+            sink_results=[task.get_report().result for task in self.tasks[-1]],
             dead_letters=self._dead_letters.letters if self._dead_letters else [],
             metrics=metrics,
         )
@@ -236,7 +237,7 @@ class Job(Closing):
             self._coordinator.close(forget=not (failed or self._abandoned))
 
     def _all_tasks(self) -> list[BaseTask]:
-        return [task for tasks in self._tasks for task in tasks]
+        return [task for tasks in self.tasks for task in tasks]
 
     def _is_over(self) -> bool:
         states = [task.state for task in self._all_tasks()]
@@ -262,7 +263,7 @@ class Job(Closing):
         self.services[recipe.name] = service
         self._clients[recipe.name] = service.client()
         for task in service.tasks:
-            task.add_listener(self._notice)
+            task.watch(self._notice)
         service.start_running()
 
     def _close_services(self) -> None:
@@ -303,7 +304,7 @@ class Job(Closing):
             plugins=self._plugins,
             **options,
         )
-        task.add_listener(self._notice)
+        task.watch(self._notice)
         return task
 
     def _scope_of(self, *types: TaskType) -> Scope:
@@ -328,10 +329,10 @@ class Job(Closing):
             self.name, options, self._restart, logging.getLogger(f"sageruntime.{self.name}")
         )
         keyed = {f"{task.ctx.stage}/{task.ctx.index}": task for task in self._all_tasks()}
-        sources = [f"{task.ctx.stage}/{task.ctx.index}" for task in self._tasks[0]]
+        sources = [f"{task.ctx.stage}/{task.ctx.index}" for task in self.tasks[0]]
         self._coordinator.adopt(keyed, sources)
 
-    def _notice(self, task: BaseTask) -> None:
+    def _notice(self, state: TaskState) -> None:
         with self._changed:
             self._changed.notify_all()
 

@@ -83,7 +83,7 @@ class RecordSender(logging.Handler):
         """See ``logging.Handler``."""
         try:
             self._send(portable(record))
-        except BrokenPipeError:
+        except (BrokenPipeError, ConnectionResetError):
             return  # nobody is there any more
         except Exception:
             self.handleError(record)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+from sageruntime.metrics import MetricsSnapshot
 from sageruntime.runner import commands as do
 from sageruntime.runner import events as told
+from sageruntime.task.status import TaskStatus
 
 Receive = Callable[["Host", told.Event], None]
 """Takes an event of a host, in the driver's loop."""
@@ -34,3 +36,13 @@ class Host(Protocol):
 
     def close(self) -> None:
         """Give back what the driver holds of the host; nothing is received after this."""
+
+    def wait(self) -> None:
+        """Wait until the host is gone, killing it if it does not go; in any thread but the loop's.
+        """
+
+    def get_status(self) -> TaskStatus | None:
+        """What the task counts, as far as it is known here."""
+
+    def measure(self) -> MetricsSnapshot | None:
+        """What was measured of the task last."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 import threading
 
 from sageruntime.host.driver_loop import DriverLoop
+from sageruntime.metrics import MetricsSnapshot
 from sageruntime.runner import commands as do
 from sageruntime.runner.task_runner import TaskRunner
+from sageruntime.task.status import TaskStatus
 
 
 class ThreadHost:
@@ -38,5 +40,18 @@ class ThreadHost:
     def kill(self) -> None:
         """A thread cannot be killed."""
 
+    def wait(self) -> None:
+        """See ``Host``; a thread that does not end is left behind."""
+
     def close(self) -> None:
-        """A thread that does not end is left behind."""
+        """See ``Host``."""
+        if not self._thread.is_alive():
+            self.runner.abandon()
+
+    def get_status(self) -> TaskStatus:
+        """See ``Host``."""
+        return self.runner.get_status()
+
+    def measure(self) -> MetricsSnapshot:
+        """See ``Host``."""
+        return self.runner.measure()

@@ -1,44 +1,68 @@
 """Coordinator: takes a job's checkpoints, and brings the job back to the latest when a task fails.
 
 Checkpoints begin at the sources and travel downstream as barriers; see
-:class:`~sageruntime.task.mailbox_worker.MailboxWorker`. One is complete when every task has handed
-in its state, and is then saved at once or not at all. When a task fails, all are halted, begin the
-next *attempt* from the latest complete checkpoint, and ignore what earlier attempts have left in
-the queues.
+:class:`~sageruntime.runner.alignment.Alignment`. One is complete when every task has handed in its
+state, and is then saved at once or not at all. One that is late is given up, and the next is taken.
+When a task fails, all are halted, begin the next *attempt* from the latest complete checkpoint, and
+ignore what earlier attempts have left in the queues.
 
 At the end of the job two checkpoints are special. When all sources have been read to their end, one
 more is taken before they may finish; so none is needed while tasks come to their ends one by one.
-And when every task has processed and sent everything, their last states are saved as a checkpoint
-that is *over*: whoever begins from it has nothing to do but to hand out the results.
+And when every task has processed and sent everything, their last states are saved as a *final*
+checkpoint: a job that begins from it has nothing to do but to hand out the results.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
-import queue
-import threading
 import time
 from collections.abc import Callable, Mapping
-from functools import partial
-from typing import TYPE_CHECKING
+from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol, TypeVar
 
-from sageruntime.errors import CheckpointError, HostReplaced
+from sageruntime.errors import CheckpointError, HostReplaced, text_of
+from sageruntime.host.driver_loop import driver_loop
 from sageruntime.recovery.checkpoint import LAST_STATE, Checkpoint, CheckpointOptions
 from sageruntime.recovery.policies import RestartPolicy
 from sageruntime.recovery.rescaling import states_for
 from sageruntime.recovery.restart_budget import RestartBudget
+from sageruntime.runner import events as told
 from sageruntime.task.state import TaskState
 
-if TYPE_CHECKING:
-    from sageruntime.task.supervised_task import SupervisedTask
+T = TypeVar("T")
 
 # How long a task may take to halt before its process is killed, and before the job is given up.
 _KILL_SECONDS = 3.0
 _GIVE_UP_SECONDS = 60.0
 
 
+class CoordinatedTask(Protocol):
+    """What the coordinator asks of a task."""
+
+    name: str
+    supervisor: object
+
+    @property
+    def state(self) -> TaskState: ...
+    @property
+    def is_halted(self) -> bool: ...
+    def watch(self, watcher: Callable[[TaskState], object]) -> None: ...
+    def begin_with(self, state: bytes | None, is_final: bool = False) -> None: ...
+    def halt(self) -> None: ...
+    def restore(self, attempt: int, state: bytes | None = None, is_final: bool = False) -> None: ...
+    def take_checkpoint(self, checkpoint: int) -> None: ...
+    def abort_checkpoint(self, checkpoint: int) -> None: ...
+    def checkpoint_completed(self, checkpoint: int) -> None: ...
+    def release(self) -> None: ...
+    def dismiss(self) -> None: ...
+    def kill_host(self) -> None: ...
+    def fail(self, error: BaseException) -> None: ...
+    def count_restart(self) -> None: ...
+
+
 class Coordinator:
-    """The supervisor of all tasks of a job; its decisions are made in a thread of its own.
+    """The supervisor of all tasks of a job. It works in the driver's loop, and waits for nothing.
 
     Args:
         job: the job's name in the store.
@@ -68,23 +92,27 @@ class Coordinator:
         self._store = options.open_store()
         if not options.resume:
             self._store.clear(job)
-        self._tasks: dict[str, SupervisedTask] = {}
+        self._loop = driver_loop()
+        # The store is used by one thread, in order.
+        self._io = ThreadPoolExecutor(1, thread_name_prefix=f"{job}-checkpoints")
+        self._tasks: dict[str, CoordinatedTask] = {}
+        self._keys: dict[str, str] = {}
         self._sources: list[str] = []
-        self._events: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._attempt = 0
         self._number = 0
         self._pending: dict[str, bytes] | None = None
+        self._is_saving = False
         self._exhausted: set[str] = set()
         self._last_taken = False
-        self._released = False
+        self._is_released = False
         self._completed: dict[str, bytes] = {}
-        self._due = 0.0
-        self._stopped = False
-        self._closed = False
-        self._halted = threading.Condition()
-        self._thread = threading.Thread(target=self._run, name=f"{job}-coordinator", daemon=True)
+        self._next: asyncio.TimerHandle | None = None
+        self._late: asyncio.TimerHandle | None = None
+        self._rollback: _Rollback | None = None
+        self._is_stopped = False
+        self._is_closed = False
 
-    def adopt(self, tasks: Mapping[str, SupervisedTask], sources: list[str]) -> None:
+    def adopt(self, tasks: Mapping[str, CoordinatedTask], sources: list[str]) -> None:
         """Take charge of tasks that have not been started, and let them begin where the job was.
 
         Args:
@@ -95,6 +123,7 @@ class Coordinator:
             CheckpointError: the latest checkpoint is of a job with other stages.
         """
         self._tasks = dict(tasks)
+        self._keys = {task.name: key for key, task in tasks.items()}
         self._sources = list(sources)
         latest = self._store.latest(self._job)
         states: dict[str, bytes] = {}
@@ -107,82 +136,144 @@ class Coordinator:
             )  # fmt: skip
         for key, task in self._tasks.items():
             task.supervisor = self
-            task.add_listener(self._notice)
+            task.watch(self._on_transition)
             if latest is not None:
                 task.begin_with(states[key], latest.over)
 
     def start(self) -> None:
         """Begin to take checkpoints."""
-        self._due = time.monotonic() + self._options.interval
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Take no more checkpoints; may be repeated."""
-        self._stopped = True
-        if self._thread.is_alive() and self._thread is not threading.current_thread():
-            self._tell(lambda: None)
-            self._thread.join()
+        self._loop.call(self._schedule)
 
     def close(self, forget: bool) -> None:
-        """Give back the store; ``forget`` the checkpoints first, for the job has ended well."""
-        self.stop()
-        if self._closed:
+        """Give back the store; ``forget`` the checkpoints first, for the job has ended well.
+
+        May be repeated. It waits for a checkpoint that is being saved.
+        """
+        self._loop.call(self._stop)
+        self._io.shutdown(wait=True)
+        self._close_store(forget)
+
+    def close_later(self, forget: bool) -> None:
+        """Likewise, without waiting."""
+        self._stop()
+        self._io.submit(self._close_store, forget)
+        self._io.shutdown(wait=False)
+
+    def stop(self) -> None:
+        """Take no more checkpoints, and bring nothing back; may be repeated."""
+        self._loop.call(self._stop)
+
+    # All of this is called in the driver's loop.
+
+    def on_event(self, task: CoordinatedTask, event: told.Event) -> None:
+        """See :class:`~sageruntime.task.base_task.Supervisor`."""
+        # Drop events that belong to an earlier attempt.
+        if self._is_stopped or event.attempt < self._attempt:
             return
-        self._closed = True
-        if forget:
-            self._store.clear(self._job)
-        self._store.close()
+        key = self._keys[task.name]
+        if isinstance(event, told.Failed):
+            self._on_failed(task, event.error)
+        elif isinstance(event, told.Halted):
+            self._on_halted()
+        elif self._rollback is not None:
+            return
+        elif isinstance(event, told.SnapshotTaken):
+            self._on_snapshot(key, event.checkpoint, event.state)
+        elif isinstance(event, told.CheckpointDeclined):
+            self._give_up(event.checkpoint, f"{task.name} would have to hold back too much for it")
+        elif isinstance(event, told.CheckpointWanted):
+            self._take_checkpoint()
+        elif isinstance(event, told.Exhausted):
+            self._exhausted.add(key)
+            if self._all_exhausted():
+                self._take_checkpoint()
+        elif isinstance(event, told.Completed):
+            self._on_completed(key, event.state)
 
-    # The supervisor of every task.
+    def _on_transition(self, state: TaskState) -> None:
+        if state.ended and self._rollback is not None:
+            self._on_halted()
 
-    def failed(self, task: SupervisedTask, error: BaseException) -> None:
-        """See :class:`~sageruntime.task.supervisor.Supervisor`."""
-        self._tell(partial(self._on_failed, task, error))
+    def _stop(self) -> None:
+        self._is_stopped = True
+        for timer in (self._next, self._late):
+            if timer is not None:
+                timer.cancel()
+        if self._rollback is not None:
+            self._rollback.cancel()
+            self._rollback = None
 
-    def exhausted(self, task: SupervisedTask) -> None:
-        """See :class:`~sageruntime.task.supervisor.Supervisor`."""
-        self._tell(partial(self._on_exhausted, _key_of(task)))
+    def _close_store(self, forget: bool) -> None:
+        if not self._is_closed:
+            self._is_closed = True
+            if forget:
+                self._store.clear(self._job)
+            self._store.close()
 
-    def snapshot_taken(self, task: SupervisedTask, checkpoint: int, state: bytes) -> None:
-        """See :class:`~sageruntime.task.supervisor.Supervisor`."""
-        self._tell(partial(self._on_snapshot, _key_of(task), checkpoint, state))
-
-    def checkpoint_wanted(self, task: SupervisedTask) -> None:
-        """See :class:`~sageruntime.task.supervisor.Supervisor`."""
-        self._tell(self._take_checkpoint)
-
-    def completed(self, task: SupervisedTask, state: bytes) -> None:
-        """See :class:`~sageruntime.task.supervisor.Supervisor`."""
-        self._tell(partial(self._on_completed, _key_of(task), state))
-
-    def _tell(self, event: Callable[[], None]) -> None:
+    def _use_store(
+        self,
+        use: Callable[[], T],
+        then: Callable[[T], object],
+        on_error: Callable[[Exception], object],
+    ) -> None:
+        """Use the store in its thread, and go on in the loop unless another attempt has begun."""
         attempt = self._attempt
-        # What an attempt has told that is over by then is ignored.
-        self._events.put(lambda: event() if attempt == self._attempt else None)
 
-    def _notice(self, task: SupervisedTask) -> None:
-        with self._halted:
-            self._halted.notify_all()
+        def guarded(go_on: Callable[..., object], value: object) -> None:
+            if not self._is_stopped and attempt == self._attempt:
+                go_on(value)
 
-    def _run(self) -> None:
-        try:
-            while not self._stopped:
-                try:
-                    self._events.get(timeout=max(0.0, self._due - time.monotonic()))()
-                except queue.Empty:
-                    self._take_checkpoint()
-        except Exception as error:  # whatever it is, the job has to learn of it
-            self._give_up(error)
+        def run() -> None:
+            try:
+                result = use()
+            except Exception as error:
+                self._loop.post(guarded, on_error, error)
+            else:
+                self._loop.post(guarded, then, result)
+
+        self._io.submit(run)
+
+    # Checkpoints.
+
+    def _schedule(self) -> None:
+        if self._next is not None:
+            self._next.cancel()
+        if not self._is_stopped:
+            self._next = self._loop.call_later(self._options.interval, self._take_checkpoint)
 
     def _take_checkpoint(self) -> None:
-        self._due = time.monotonic() + self._options.interval
-        if self._pending is not None or self._released:
+        self._schedule()
+        if self._pending is not None or self._is_saving or self._is_released:
+            return
+        if self._rollback is not None or self._is_stopped:
             return
         self._number += 1
         self._pending = {}
-        self._last_taken = len(self._exhausted) == len(self._sources)
+        self._last_taken = self._all_exhausted()
+        self._late = self._loop.call_later(
+            self._options.timeout, self._give_up, self._number,
+            f"it was not complete after {self._options.timeout:g} s",
+        )  # fmt: skip
         for key in self._sources:
             self._tasks[key].take_checkpoint(self._number)
+
+    def _give_up(self, number: int, why: str) -> None:
+        """Abandon a checkpoint; the next one is taken when it is due."""
+        if self._pending is None or number != self._number:
+            return
+        missing = ", ".join(key for key in self._tasks if key not in self._pending)
+        self._logger.warning(
+            "checkpoint %d of job %s is given up: %s; missing are the states of %s",
+            number, self._job, why, missing,
+        )  # fmt: skip
+        self._drop_pending()
+        for task in self._tasks.values():
+            task.abort_checkpoint(number)
+
+    def _drop_pending(self) -> None:
+        self._pending = None
+        if self._late is not None:
+            self._late.cancel()
 
     def _on_snapshot(self, key: str, number: int, state: bytes) -> None:
         if self._pending is None or number != self._number:
@@ -190,106 +281,150 @@ class Coordinator:
         self._pending[key] = state
         if len(self._pending) < len(self._tasks):
             return
-        states, self._pending = self._pending, None
-        last = self._last_taken
-        try:
-            self._save(states)
-        except CheckpointError as error:
-            if last:
-                raise
-            self._logger.error("checkpoint %d is lost: %s", self._number, error)
-            return
+        states = self._pending
+        self._drop_pending()
+        self._save(states, self._on_saved, self._on_not_saved)
+
+    def _on_saved(self, _: None) -> None:
+        self._is_saving = False
         for task in self._tasks.values():
             task.checkpoint_completed(self._number)
-        if last:
-            self._released = True
+        if self._last_taken:
+            self._is_released = True
             for source in self._sources:
                 self._tasks[source].release()
-        elif len(self._exhausted) == len(self._sources):
+        elif self._all_exhausted():
             self._take_checkpoint()
 
-    def _on_exhausted(self, key: str) -> None:
-        self._exhausted.add(key)
-        if len(self._exhausted) == len(self._sources):
-            self._take_checkpoint()
+    def _on_not_saved(self, error: Exception) -> None:
+        self._is_saving = False
+        if self._last_taken or not isinstance(error, CheckpointError):
+            self._fail_all(error)
+            return
+        self._logger.error("checkpoint %d is lost: %s", self._number, error)
 
     def _on_completed(self, key: str, state: bytes) -> None:
         self._completed[key] = state
+        left = [key for key, task in self._tasks.items() if not task.state.ended]
+        if not set(left) <= self._completed.keys():
+            return
         if len(self._completed) < len(self._tasks):
+            self._dismiss(None)  # begun from the final checkpoint: nothing is new
             return
         self._number += 1
-        self._save(self._completed, over=not self._alone)
+        self._save(self._completed, self._dismiss, self._fail_all, final=not self._alone)
+
+    def _dismiss(self, _: None) -> None:
         for task in self._tasks.values():
             task.checkpoint_completed(LAST_STATE)
             task.dismiss()
 
-    def _on_failed(self, failed: SupervisedTask, error: BaseException) -> None:
+    def _save(
+        self,
+        states: dict[str, bytes],
+        then: Callable[[None], object],
+        on_error: Callable[[Exception], object],
+        final: bool = False,
+    ) -> None:
+        self._is_saving = True
+        checkpoint = Checkpoint(self._number, time.time(), states, final)
+        self._use_store(lambda: self._store.save(self._job, checkpoint), then, on_error)
+
+    def _all_exhausted(self) -> bool:
+        return len(self._exhausted) == len(self._sources)
+
+    def _fail_all(self, error: Exception) -> None:
+        for task in self._tasks.values():
+            task.fail(error)
+
+    # Going back.
+
+    def _on_failed(self, failed: CoordinatedTask, error: BaseException) -> None:
+        if self._rollback is not None:
+            self._on_halted()  # that will do
+            return
         # what it hung on is dealt with: that is no failure of the job
         delay = 0.0 if isinstance(error, HostReplaced) else self._budget.next_delay()
         if delay is None or isinstance(error, CheckpointError):
             failed.fail(error)
             return
-        failed.metrics.restarts += 1
+        failed.count_restart()
         self._logger.warning(
             "job %s goes back to a checkpoint in %.1f s because %s failed: %s",
-            self._job, delay, failed.name, error, exc_info=error,
+            self._job, delay, failed.name, text_of(error), exc_info=error,
         )  # fmt: skip
-        self._halt_all()
-        with self._halted:
-            self._halted.wait_for(lambda: self._stopped, delay)
-        self._attempt += 1
-        self._begin_again()
-
-    def _halt_all(self) -> None:
-        """Wait until every task is in RESTARTING, or has ended because the job is closed."""
+        self._drop_pending()
+        self._rollback = _Rollback(
+            self._loop.call_later(_KILL_SECONDS, self._kill_late),
+            self._loop.call_later(_GIVE_UP_SECONDS, self._give_up_rollback),
+            self._loop.call_later(delay, self._on_backed_off),
+        )
         for task in self._tasks.values():
-            if task.state is not TaskState.RESTARTING:
+            if not task.is_halted:
                 task.halt()
-        with self._halted:
-            if self._halted.wait_for(self._all_halted, _KILL_SECONDS):
-                return
-        for task in self._tasks.values():
-            if task.state is not TaskState.RESTARTING:
-                task.kill_host()
-        with self._halted:
-            if not self._halted.wait_for(self._all_halted, _GIVE_UP_SECONDS):
-                late = ", ".join(
-                    task.name
-                    for task in self._tasks.values()
-                    if task.state is not TaskState.RESTARTING
-                )
-                raise CheckpointError(
-                    f"job {self._job} cannot go back to a checkpoint: the operators of {late} did "
-                    f"not return within {_GIVE_UP_SECONDS:.0f} s; run them on processes"
-                )
 
-    def _all_halted(self) -> bool:
-        states = [task.state for task in self._tasks.values()]
-        halted = all(state is TaskState.RESTARTING or state.ended for state in states)
-        return self._stopped or halted
+    def _on_backed_off(self) -> None:
+        assert self._rollback is not None
+        self._rollback.backed_off = True
+        self._on_halted()
 
-    def _begin_again(self) -> None:
-        if self._stopped:
+    def _on_halted(self) -> None:
+        rollback = self._rollback
+        if rollback is None or not rollback.backed_off or rollback.is_reading:
             return
-        latest = self._store.latest(self._job)
-        self._pending = None
+        if all(task.is_halted for task in self._tasks.values()):
+            rollback.is_reading = True
+            self._use_store(
+                lambda: self._store.latest(self._job), self._begin_again, self._fail_all
+            )
+
+    def _kill_late(self) -> None:
+        for task in self._tasks.values():
+            if not task.is_halted:
+                task.kill_host()
+
+    def _give_up_rollback(self) -> None:
+        late = ", ".join(task.name for task in self._tasks.values() if not task.is_halted)
+        self._fail_all(CheckpointError(
+            f"job {self._job} cannot go back to a checkpoint: the operators of {late} did not "
+            f"return within {_GIVE_UP_SECONDS:.0f} s; run them on processes"
+        ))  # fmt: skip
+
+    def _begin_again(self, latest: Checkpoint | None) -> None:
+        assert self._rollback is not None
+        self._rollback.cancel()
+        self._rollback = None
+        self._attempt += 1
+        self._is_saving = False
         self._exhausted = set()
-        self._last_taken = self._released = False
+        self._last_taken = self._is_released = False
         self._completed = {}
-        states = {} if latest is None else states_for(self._job, latest, self._tasks)
-        over = latest is not None and latest.over
+        try:
+            states = {} if latest is None else states_for(self._job, latest, self._tasks)
+        except CheckpointError as error:
+            self._fail_all(error)
+            return
+        is_final = latest is not None and latest.over
         # The receivers first: they are there when the first packets come.
         for key in reversed(self._tasks):
-            self._tasks[key].restore(self._attempt, states.get(key), over)
-        self._due = time.monotonic() + self._options.interval
-
-    def _save(self, states: dict[str, bytes], over: bool = False) -> None:
-        self._store.save(self._job, Checkpoint(self._number, time.time(), states, over))
-
-    def _give_up(self, error: Exception) -> None:
-        for task in self._tasks.values():
-            task.fail(error)
+            self._tasks[key].restore(self._attempt, states.get(key), is_final)
+        self._schedule()
 
 
-def _key_of(task: SupervisedTask) -> str:
-    return f"{task.ctx.stage}/{task.ctx.index}"
+class _Rollback:
+    """A way back to a checkpoint.
+
+    Attributes:
+        backed_off: whether the pause before it is over.
+        is_reading: whether all have halted, and the checkpoint is being read.
+    """
+
+    def __init__(self, *timers: asyncio.TimerHandle) -> None:
+        self._timers = timers
+        self.backed_off = False
+        self.is_reading = False
+
+    def cancel(self) -> None:
+        """Stop its timers."""
+        for timer in self._timers:
+            timer.cancel()

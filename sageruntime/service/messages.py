@@ -13,7 +13,7 @@ import cloudpickle
 
 from sagequeue.errors import EncodeError
 from sagequeue.protocol import Queue
-from sageruntime.task.packed_error import PackedError
+from sageruntime.host.packed_error import PackedError
 
 
 class Parcel(NamedTuple):

@@ -9,7 +9,7 @@ from typing import Any
 from sagequeue.errors import BackendUnavailable, Full, QueueClosed, QueueError, ShutDown
 from sagequeue.protocol import Queue
 from sageruntime.service.messages import NOTHING, Reply
-from sageruntime.task.packed_error import PackedError
+from sageruntime.host.packed_error import PackedError
 
 # How long a caller's queue may stay full before the caller is given up.
 _PATIENCE_SECONDS = 5.0

@@ -1,83 +1,131 @@
-"""Lifecycle: the state of a task, the legal ways between states, and who is told of them."""
+"""Lifecycle: the state of a task, the legal transitions, and who is told of them."""
 
 from __future__ import annotations
 
 import logging
 import threading
 from collections.abc import Callable
+from queue import SimpleQueue
 from typing import Any
 
-from sageruntime.errors import TaskStateError
 from sageruntime.task.state import NEXT_STATES, TaskState
 
 Listener = Callable[[Any], object]
 """Is given the task whose state has changed."""
 
+# How long join() waits for listeners to return, when the task has ended.
+_LISTENER_GRACE_SECONDS = 1.0
+
 
 class Lifecycle:
-    """Base of what has the states of a task. Any thread may call it.
+    """The state of one task. The driver's loop changes it; any thread may read it.
+
+    Listeners are code of users: they are called in a thread of their own, one transition after the
+    other, so that one that raises or does not return harms nothing.
 
     Args:
-        name: who it is, in messages.
-        logger: where it says what state it is in.
+        task: what the listeners get.
+        name: its name.
+        logger: where transitions and errors of listeners go.
     """
 
-    def __init__(self, name: str, logger: logging.Logger) -> None:
-        self.name = name
-        self.logger = logger
+    def __init__(self, task: object, name: str, logger: logging.Logger) -> None:
+        self._task = task
+        self._name = name
+        self._logger = logger
         self._state = TaskState.CREATED
-        self._changed = threading.Condition(threading.RLock())
-        self._listeners: list[Listener] = []
-        self._result: Any = None
-        self._error: BaseException | None = None
+        self._ended = threading.Event()
+        self._watchers: list[Callable[[TaskState], object]] = []
+        self._dispatcher = _Dispatcher(task, name, logger)
 
     @property
     def state(self) -> TaskState:
-        """Where the task is in its life."""
-        return self._state
+        """The task's state; within a listener, the one that it is told of."""
+        told = self._dispatcher.told
+        return self._state if told is None else told
 
     @property
-    def is_running(self) -> bool:
-        """Whether the task has been started and has not ended."""
-        return not (self._state is TaskState.CREATED or self._state.ended)
+    def present(self) -> TaskState:
+        """The task's state at this moment, also within a listener."""
+        return self._state
 
     def add_listener(self, listener: Listener) -> None:
-        """Call ``listener(task)`` after each change of state, in the thread that made it."""
-        self._listeners.append(listener)
+        """Call ``listener(task)`` after each transition, in a thread for listeners."""
+        self._dispatcher.add(listener)
 
-    def join(self, timeout: float | None = None) -> bool:
-        """Wait until the task has ended; return whether it has."""
-        with self._changed:
-            return self._changed.wait_for(lambda: self._state.ended, timeout)
+    def watch(self, watcher: Callable[[TaskState], object]) -> None:
+        """Call a function of ours after each transition, in the driver's loop; it must not wait."""
+        self._watchers.append(watcher)
 
-    def _on_end(self) -> None:
-        """The task is about to be in its last state."""
+    def join(self, timeout: float | None) -> bool:
+        """Wait until the task has ended and its listeners know; return whether it has ended."""
+        ended = self._ended.wait(timeout)
+        if ended and timeout != 0.0:
+            self._dispatcher.wait(_LISTENER_GRACE_SECONDS)
+        return ended
 
-    def _advance(
-        self, state: TaskState, result: Any = None, error: BaseException | None = None
-    ) -> bool:
-        """Go to ``state`` if that is legal, tell the listeners, and return whether it was."""
-        with self._changed:
-            if state not in NEXT_STATES[self._state]:
-                return False
-            if state.ended:
-                self._on_end()
-            self._result = result
-            self._error = error
-            self._state = state
-            self._changed.notify_all()
-        self.logger.debug("%s is %s", self.name, state.value)
-        for listener in self._listeners:
-            listener(self)
+    def advance(self, state: TaskState) -> bool:
+        """Make a transition if it is legal, and return whether it was."""
+        if state not in NEXT_STATES[self._state]:
+            return False
+        self._state = state
+        self._logger.debug("%s is %s", self._name, state.value)
+        self._dispatcher.tell(state)
+        if state.ended:
+            self._ended.set()
+        for watcher in self._watchers:
+            watcher(state)
         return True
 
-    def _check_alive(self, what: str) -> None:
-        if self._state.ended:
-            raise TaskStateError(f"{self.name} is {self._state.value} and cannot be {what}")
 
-    def _check_started(self, what: str) -> None:
-        if self._state is TaskState.CREATED:
-            raise TaskStateError(f"{self.name} is {self._state.value} and cannot be {what}")
+class _Dispatcher:
+    """The thread that calls listeners; it is started with the first of them."""
 
-    def _describe_error(self) -> str | None:
-        return None if self._error is None else f"{type(self._error).__name__}: {self._error}"
+    def __init__(self, task: object, name: str, logger: logging.Logger) -> None:
+        self._task = task
+        self._name = name
+        self._logger = logger
+        self._listeners: list[Listener] = []
+        self._transitions: SimpleQueue[TaskState] = SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._told: TaskState | None = None
+        self._has_told_all = threading.Event()
+
+    @property
+    def told(self) -> TaskState | None:
+        """What the listener is told of that asks; None in any other thread."""
+        return self._told if threading.current_thread() is self._thread else None
+
+    def add(self, listener: Listener) -> None:
+        self._listeners.append(listener)
+        if self._thread is None:
+            self._thread = threading.Thread(
+                target=self._run, name=f"{self._name}-listeners", daemon=True
+            )
+            self._thread.start()
+
+    def tell(self, state: TaskState) -> None:
+        if self._thread is not None:
+            self._transitions.put(state)
+
+    def wait(self, timeout: float) -> None:
+        """Wait until the listeners have been told of the last state."""
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._has_told_all.wait(timeout)
+
+    def _run(self) -> None:
+        while self._told is None or not self._told.ended:
+            self._told = self._transitions.get()
+            for listener in list(self._listeners):
+                try:
+                    listener(self._task)
+                except Exception:
+                    self._logger.exception(
+                        "%s: the listener %s failed", self._name, _name_of(listener)
+                    )
+        self._has_told_all.set()
+
+
+def _name_of(listener: Listener) -> str:
+    name: str = getattr(listener, "__qualname__", "") or repr(listener)
+    return name

@@ -5,7 +5,6 @@ from sageruntime.communication.router.connection import Connection
 from sageruntime.communication.router.packet import (
     Barrier,
     Message,
-    Nudge,
     Packet,
     PacketBatch,
     StopSignal,
@@ -27,7 +26,6 @@ __all__ = [
     "KeyHash",
     "LeastLoaded",
     "Message",
-    "Nudge",
     "Packet",
     "PacketBatch",
     "PartitionFunction",

@@ -133,9 +133,5 @@ class Barrier(msgspec.Struct, frozen=True):
     attempt: int = 0
 
 
-class Nudge(msgspec.Struct, frozen=True):
-    """Makes a worker that waits for a message look whether something else was asked of it."""
-
-
-Message = PacketBatch | StopSignal | Barrier | Nudge
+Message = PacketBatch | StopSignal | Barrier
 """An item of a task's input queue."""

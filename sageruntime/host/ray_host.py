@@ -1,0 +1,245 @@
+"""RayHost: the runner in a Ray actor, on any node of the cluster."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Mapping
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+from typing import Any
+
+import cloudpickle
+import psutil
+import ray
+from ray.exceptions import GetTimeoutError, RayActorError, RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from sageruntime.errors import TaskLost, TaskStartError
+from sageruntime.host import wire
+from sageruntime.host.blueprint import Blueprint
+from sageruntime.host.driver_loop import DriverLoop
+from sageruntime.host.host import Receive
+from sageruntime.host.hosted_task import HostedTask
+from sageruntime.logs import RecordSender
+from sageruntime.metrics import MetricsSnapshot
+from sageruntime.runner import commands as do
+from sageruntime.runner import events as told
+from sageruntime.task.status import TaskStatus
+
+# How long Ray may take to find a place for an actor.
+_START_SECONDS = 60.0
+
+# How long a process that was told to end may take.
+_END_SECONDS = 10.0
+
+# Seconds that one call waits in the actor for an event.
+_POLL_SECONDS = 1.0
+
+
+class RayHost:
+    """See :class:`~sageruntime.host.host.Host`.
+
+    A thread follows the actor: its calls wait for events there.
+
+    Args:
+        name: the task's.
+        blueprint: what is to run, pickled.
+        options: of the actor.
+        shares_memory: whether the actor has to be on this machine, and its process has to be gone
+            before what it had taken can be given back.
+        loop: the driver's.
+        receive: takes events.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        blueprint: bytes,
+        options: Mapping[str, Any],
+        shares_memory: bool,
+        loop: DriverLoop,
+        receive: Receive,
+    ) -> None:
+        self.name = name
+        self.status: TaskStatus | None = None
+        self._blueprint = blueprint
+        self._options = dict(options)
+        self._shares_memory = shares_memory
+        self._loop = loop
+        self._receive = receive
+        self._actor: Any = None
+        self._process: psutil.Process | None = None
+        self._unsent: list[bytes] = []
+        self._follower: threading.Thread | None = None
+        self._is_closed = threading.Event()
+
+    def start(self) -> None:
+        """See ``Host``."""
+        try:
+            remote: Any = ray.remote
+            actor_class = remote(concurrency_groups={"commands": 1})(_TaskActor)
+            level = logging.getLogger().getEffectiveLevel()
+            options = {**self._options, **self._place()}
+            actor = actor_class.options(**options).remote(self._blueprint, level)
+        except (RayError, ValueError, TypeError) as error:
+            raise TaskStartError(f"{self.name}: Ray does not take its actor: {error}") from error
+        self._follower = threading.Thread(
+            target=self._follow, args=(actor,), name=f"{self.name}-follow", daemon=True
+        )
+        self._loop.call(self._adopt, actor)
+        self._follower.start()
+
+    def send(self, command: do.Command) -> None:
+        """See ``Host``."""
+        data = wire.encode_command(command)
+        if self._actor is None:
+            self._unsent.append(data)
+        else:
+            self._actor.obey.remote(data)
+
+    def kill(self) -> None:
+        """See ``Host``."""
+        if self._actor is not None:
+            ray.kill(self._actor)
+
+    def close(self) -> None:
+        """See ``Host``."""
+        self._is_closed.set()
+        self.kill()
+
+    def wait(self) -> None:
+        """Wait until the actor's process is gone, if it shares memory. For any thread.
+
+        The last one out of a queue removes it, which is to be done by this process.
+        """
+        self._is_closed.set()
+        if self._follower is not None:
+            self._loop.call(self.kill)
+            if self._follower is not threading.current_thread():
+                self._follower.join()
+        self._await_end_of_process()
+
+    def get_status(self) -> TaskStatus | None:
+        """What the actor told last."""
+        return self.status
+
+    def measure(self) -> MetricsSnapshot | None:
+        """What was measured last."""
+        return None if self.status is None else self.status.metrics
+
+    def _adopt(self, actor: Any) -> None:
+        self._actor = actor
+        for data in self._unsent:
+            actor.obey.remote(data)
+        self._unsent.clear()
+
+    def _place(self) -> dict[str, Any]:
+        """Where the actor has to be, if it cannot be anywhere."""
+        if not self._shares_memory:
+            return {}
+        here = ray.get_runtime_context().get_node_id()
+        return {"scheduling_strategy": NodeAffinitySchedulingStrategy(here, soft=False)}
+
+    def _await_end_of_process(self) -> None:
+        process, self._process = self._process, None
+        if process is not None:
+            with suppress(psutil.TimeoutExpired):
+                process.wait(_END_SECONDS)
+
+    # In the thread that follows the actor.
+
+    def _follow(self, actor: Any) -> None:
+        try:
+            pid = ray.get(actor.pid.remote(), timeout=_START_SECONDS)
+            if self._shares_memory:
+                with suppress(psutil.NoSuchProcess):
+                    self._process = psutil.Process(pid)
+            actor.start.remote()  # only now: what it takes can be told from what others take
+            is_over = False
+            while not is_over and not self._is_closed.is_set():
+                for data in ray.get(actor.poll.remote(_POLL_SECONDS)):
+                    event = wire.decode_event(data)
+                    is_over = is_over or isinstance(event, (told.Ended, told.StartFailed))
+                    self._loop.post(self._take, event)
+        except GetTimeoutError:
+            self._lose(TaskStartError(
+                f"{self.name}: Ray has found no place for its actor in {_START_SECONDS:.0f} s; "
+                f"it asks for {self._options}, the cluster has {_cluster_resources()}"
+            ), told.StartFailed)  # fmt: skip
+        except RayActorError as error:
+            if self._is_closed.is_set():
+                return
+            with suppress(RayError):
+                ray.kill(actor)  # it may only be out of reach, and is not to come back
+            self._await_end_of_process()  # what it had taken is given back when it is gone
+            lost = TaskLost(f"the actor of {self.name} died without a report: {error}")
+            self._lose(lost, told.HostLost)
+        except Exception as error:  # whatever it is, the job has to learn of it
+            self._lose(error, told.StartFailed)
+
+    def _lose(self, error: Exception, event: type[told.StartFailed] | type[told.HostLost]) -> None:
+        self._loop.post(self._take, event(error=error))
+
+    def _take(self, event: told.Event) -> None:
+        if isinstance(event, told.StatusReported):
+            self.status = event.status
+        elif isinstance(event, told.Ended):
+            self.status = event.report.status.with_metrics(event.report.metrics)
+        elif isinstance(event, told.Stuck):
+            self.status = event.status
+        self._receive(self, event)
+
+
+def _cluster_resources() -> Any:
+    resources: Any = ray.cluster_resources
+    return resources()
+
+
+class _TaskActor:
+    """Holds a task in a Ray worker. Its methods run side by side, each in a thread."""
+
+    def __init__(self, blueprint: bytes, log_level: int) -> None:
+        self._events: SimpleQueue[bytes] = SimpleQueue()
+        logging.basicConfig(handlers=[RecordSender(self._log)], level=log_level, force=True)
+        self._task: HostedTask | None = None
+        self._started = threading.Event()
+        try:
+            made: Blueprint = cloudpickle.loads(blueprint)
+            self._task = made.build(self._tell)
+        except Exception as error:
+            self._tell(told.StartFailed(error=error))
+
+    def pid(self) -> int:
+        """The process that it is."""
+        return os.getpid()
+
+    def start(self) -> None:
+        """Let the task run."""
+        if self._task is not None:
+            threading.Thread(target=self._task.run, name=self._task.name, daemon=True).start()
+        self._started.set()
+
+    def poll(self, seconds: float) -> list[bytes]:
+        """The events that have come, waiting for the first."""
+        try:
+            events = [self._events.get(timeout=seconds)]
+        except Empty:
+            return []
+        while not self._events.empty():
+            events.append(self._events.get())
+        return events
+
+    @ray.method(concurrency_group="commands")  # one after the other
+    def obey(self, command: bytes) -> None:
+        """Carry out a command, once the task has been started."""
+        self._started.wait()
+        if self._task is not None:
+            self._task.obey(wire.decode_command(command))
+
+    def _log(self, record: logging.LogRecord) -> None:
+        self._tell(told.LogEmitted(record=record))
+
+    def _tell(self, event: told.Event) -> None:
+        self._events.put(wire.encode_event(event))
