@@ -16,30 +16,43 @@ from sagequeue import (
     ObjectQueue,
     Queue,
     QueueClosed,
+    RayQueue,
     SageQueue,
     ShutDown,
+    ray_queue,
 )
 
 KINDS: dict[str, Callable[[], Queue[Any]]] = {
     "sage": SageQueue,
     "object": ObjectQueue,
     "local": LocalQueue,
+    "ray": RayQueue,
 }
 TAKES: dict[str, Callable[..., Any]] = {
     "get": lambda queue, **wait: queue.get(**wait),
     "get_many": lambda queue, **wait: queue.get_many(8, **wait),
-    "claim": lambda queue, **wait: queue.claim(**wait),
-    "claim_many": lambda queue, **wait: queue.claim_many(8, **wait),
+    "claim": lambda queue, **wait: queue.claim(*claimant(queue), **wait),
+    "claim_many": lambda queue, **wait: queue.claim_many(*claimant(queue), 8, **wait),
 }
 
 
+def claimant(queue: Queue[Any]) -> tuple[str, ...]:
+    return ("us:1",) if isinstance(queue, RayQueue) else ()
+
+
 PAIRS = [
-    (kind, take) for kind in KINDS for take in TAKES if kind == "sage" or take.startswith("get")
+    (kind, take)
+    for kind in KINDS
+    for take in TAKES
+    if kind in ("sage", "ray") or take.startswith("get")
 ]
 
 
 @pytest.fixture(params=KINDS)
-def queue(request: pytest.FixtureRequest) -> Iterator[Queue[Any]]:
+def queue(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Queue[Any]]:
+    if request.param == "ray":
+        request.getfixturevalue("ray_cluster")
+        monkeypatch.setattr(ray_queue, "PATIENCE", 3600.0)  # calls end by wakeup() or not at all
     with KINDS[request.param]() as made:
         yield made
 
