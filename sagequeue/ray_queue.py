@@ -421,7 +421,9 @@ class RayQueue(Closing, Generic[T]):
         try:
             return pickle.loads(item)  # type: ignore[no-any-return]
         except Exception as error:
-            raise DecodeError(f"cannot unpickle an item: {error!r}; it is consumed") from error
+            raise DecodeError(
+                f"cannot unpickle an item: {error!r}; it is consumed", item
+            ) from error
 
 
 def _reopen(kind: type[RayQueue[Any]], name: str, maxsize: int, actor: Any) -> RayQueue[Any]:
