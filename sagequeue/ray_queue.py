@@ -29,6 +29,7 @@ from sagequeue.errors import (
     QueueClosed,
     ShutDown,
 )
+from sagequeue.interruption import is_interruption
 from sagequeue.ray_broker import BATCH, CALL_BYTES, Broker
 
 T = TypeVar("T")
@@ -74,11 +75,17 @@ class RayLease(Generic[T]):
         self._queue = queue
         self._number = number
         self._data = data
+        self._error: DecodeError | None = None
 
     @cached_property
     def item(self) -> T:
-        """The item; DecodeError when it cannot be unpickled."""
-        return self._queue._decode(self._data)
+        """The item; DecodeError, each time the same one, when it cannot be unpickled."""
+        if self._error is None:
+            try:
+                return self._queue._decode(self._data, "the lease keeps it until release()")
+            except DecodeError as error:
+                self._error = error
+        raise self._error.with_traceback(None)  # else that would grow each time
 
     def release(self) -> None:
         """Acknowledge: the item is dealt with. It is not waited for."""
@@ -187,7 +194,7 @@ class RayQueue(Closing, Generic[T]):
         items: list[T] = []
         while self._own.received and len(items) < most:
             try:
-                items.append(self._decode(self._own.received[0]))
+                items.append(self._decode(self._own.received[0], "it is consumed"))
             except DecodeError:
                 if items:
                     break  # its error comes in its place: with the next call
@@ -218,19 +225,7 @@ class RayQueue(Closing, Generic[T]):
         most = min(max_items or BATCH, BATCH)
         claimed = self._own.claimed
         self._await_items(claimed, lambda s: self._claim(claimant, most, s), block, deadline)
-        leases: list[RayLease[T]] = []
-        while claimed and len(leases) < most:
-            lease = claimed[0]
-            try:
-                _ = lease.item
-            except DecodeError:
-                if leases:
-                    break  # its error comes in its place: with the next call
-                claimed.popleft()
-                lease.release()
-                raise
-            leases.append(claimed.popleft())
-        return leases
+        return [claimed.popleft() for _ in range(min(most, len(claimed)))]
 
     def release_many(self, leases: Iterable[RayLease[T]]) -> None:
         """Acknowledge several of this queue's leases in one call, which is not waited for."""
@@ -417,13 +412,13 @@ class RayQueue(Closing, Generic[T]):
                 f"cannot pickle a {type(item).__qualname__}: {error}; it was not put", accepted
             ) from error
 
-    def _decode(self, item: bytes) -> T:
+    def _decode(self, item: bytes, outcome: str) -> T:
         try:
             return pickle.loads(item)  # type: ignore[no-any-return]
         except Exception as error:
-            raise DecodeError(
-                f"cannot unpickle an item: {error!r}; it is consumed", item
-            ) from error
+            if is_interruption(error):
+                raise
+            raise DecodeError(f"cannot unpickle an item: {error!r}; {outcome}", item) from error
 
 
 def _reopen(kind: type[RayQueue[Any]], name: str, maxsize: int, actor: Any) -> RayQueue[Any]:
