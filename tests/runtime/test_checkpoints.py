@@ -490,7 +490,7 @@ def test_a_store_that_cannot_be_used(tmp_path: Path) -> None:
         FolderCheckpointStore(tmp_path / "file").save("job", Checkpoint(1, 0.0, {}))
 
 
-@pytest.mark.parametrize("values", [{"interval": 0}, {"keep": 0}])
+@pytest.mark.parametrize("values", [{"interval": 0}, {"keep": 0}, {"timeout": 0}])
 def test_options_out_of_range(values: Any, tmp_path: Path) -> None:
     with pytest.raises(InvalidOption, match="checkpoint"):
         CheckpointOptions(tmp_path / "c.db", **values)
