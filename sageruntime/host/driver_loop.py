@@ -79,7 +79,10 @@ class DriverLoop:
             else:
                 self.post(then, result)
 
-        self._elsewhere.submit(run)
+        try:
+            self._elsewhere.submit(run)
+        except RuntimeError:
+            return  # the interpreter is ending, and the tasks with it
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)

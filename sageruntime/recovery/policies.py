@@ -44,10 +44,6 @@ class RetryPolicy(Backoff, prefix="retry."):
         "fail", "The error policy for a packet that failed every time."
     )
 
-    def delay(self, failures: int) -> float:
-        """Seconds to wait before the next attempt, after so many that failed."""
-        return min(self.backoff * 2.0 ** (failures - 1), self.max_backoff)
-
 
 @dataclass(frozen=True)
 class RestartPolicy(Backoff, prefix="restart."):

@@ -620,7 +620,7 @@ class InboxAttempt(Attempt):
         names = [self._skip_list.name_of(packet) for packet in packets_in(late)]
         self._tell(
             told.Stuck, packets=names, error=failure, early=self._skip_list.is_pending,
-            status=self.runner.get_status(),
+            status=self.runner.get_status().with_metrics(self.runner.measure()),
         )  # fmt: skip
         if failure is not None:
             raise failure
@@ -670,7 +670,8 @@ class InboxAttempt(Attempt):
         state = super()._get_state()
         if not self._is_alone:
             return state
-        self._marked = self._inbox.unacknowledged()
+        taken = {delivery.number for delivery in self._ready}  # and not processed
+        self._marked = [d for d in self._inbox.unacknowledged() if d.number not in taken]
         batches = [d.message for d in self._marked if isinstance(d.message, PacketBatch)]
         known = {batch.packets[0].id for batch in batches if batch.packets}
         return state, known | self._known

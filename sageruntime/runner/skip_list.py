@@ -44,10 +44,9 @@ class SkipList:
         """The name of a packet: the same in every process."""
         if not self.by_content:
             return packet.id
-        import joblib.hashing  # only where an operator has hung or died
+        from sageruntime.runner.content_hash import content_hash  # only where a host was lost
 
-        # a pickle would not do: the order of a set differs between processes
-        return str(joblib.hashing.hash((packet.key, packet.payload)))
+        return content_hash((packet.key, packet.payload))
 
     def add(self, name: PacketName, fatal: str | None = None) -> None:
         """Leave out one more packet of this name; ``fatal``: it has still to meet the policy."""

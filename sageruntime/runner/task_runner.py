@@ -9,6 +9,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from sagequeue.errors import QueueClosed
 from sagequeue.protocol import Queue
 from sageruntime.communication.router import BaseRouter, Message, Packet
 from sageruntime.context import TaskContext
@@ -283,7 +284,10 @@ class TaskRunner:
             self._inbox.abandon()
 
     def _queue_depth(self) -> int:
-        return 0 if self.state.ended else self.spec.input_buffer.qsize()
+        try:
+            return 0 if self.state.ended else self.spec.input_buffer.qsize()
+        except QueueClosed:  # an operator that hangs was left behind
+            return 0
 
     def _run_attempt(self, beginning: do.Restore) -> Any:
         self._set_state(TaskState.DRAINING if self.is_draining else TaskState.RUNNING)

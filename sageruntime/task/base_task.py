@@ -589,7 +589,7 @@ class BaseTask(ABC):
         elif isinstance(event, told.StartFailed):
             self._fail(event.error)
         elif isinstance(event, told.Attempting):
-            self._crashes.attempting = event.packet
+            self._crashes.attempt(event.packet)
         elif isinstance(event, told.Stuck):
             self._on_stuck(event)
         elif isinstance(event, told.HostLost):
@@ -799,20 +799,25 @@ class CrashRecord:
         max_deliveries: how often a packet may be given to the operator.
 
     Attributes:
-        attempting: the packet that the operator was given last, of those that it is told of.
         has_lost_hosts: whether a host has died since the latest checkpoint.
     """
 
     def __init__(self, skip_list: SkipList, max_deliveries: int) -> None:
-        self.attempting: PacketName | None = None
         self.has_lost_hosts = False
         self._skip_list = skip_list
         self._max_deliveries = max_deliveries
+        self._attempting: PacketName | None = None
         self._deaths: Counter[PacketName] = Counter()
 
+    def attempt(self, packet: PacketName) -> None:
+        """The operator is given a packet; it has returned from the one before."""
+        if self._attempting is not None:
+            self._deaths.pop(self._attempting, None)
+        self._attempting = packet
+
     def host_lost(self, error: Exception, was_killed_by_us: bool) -> None:
-        """A host has died. What it was told to do is not known before the second time."""
-        packet, self.attempting = self.attempting, None
+        """A host has died. What it was processing is not known before the second time."""
+        packet, self._attempting = self._attempting, None
         self.has_lost_hosts = True
         if packet is None or was_killed_by_us:
             return

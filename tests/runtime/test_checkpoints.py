@@ -47,9 +47,14 @@ from sageruntime.recovery import Checkpoint
 from sageruntime.recovery.checkpoint import CheckpointStore
 from sageruntime.recovery.folder_store import FolderCheckpointStore
 from sageruntime.recovery.sqlite_store import SqliteCheckpointStore
+from sageruntime.runner.events import SnapshotTaken
 from sageruntime.task.state import TaskState
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # actors cannot import it
+
+
+def all_tasks(job: Job) -> list[Any]:
+    return [task for tasks in job.tasks for task in tasks]
 
 
 def texts(count: int = 20_000) -> Iterator[str]:
@@ -99,7 +104,7 @@ def test_every_stage_killed_in_turn_fifty_times(tmp_path: Path, long: bool) -> N
 
     options = CheckpointOptions(tmp_path / "checkpoints.db", interval=0.1)
     with word_count("process", endless).start(checkpoint=options) as job:
-        tasks: list[Any] = job._all_tasks()
+        tasks: list[Any] = all_tasks(job)
         attempt = tasks[0].get_status().attempt
         for kill in range(kills):
             time.sleep(chance.random() * 0.2)
@@ -221,7 +226,7 @@ def test_an_operator_that_fails_takes_the_job_back(
         result = job.result()
     # the state and the results are those of one pass, whatever was done twice
     assert result.sink_result == [(number, number + 1) for number in range(numbers)]
-    assert job._tasks[1][0].get_status().attempt == 1
+    assert job.tasks[1][0].get_status().attempt == 1
 
 
 def test_the_number_of_ways_back_is_bounded(tmp_path: Path) -> None:
@@ -320,7 +325,7 @@ def test_a_transactional_sink_writes_each_row_exactly_once(tmp_path: Path) -> No
     options = CheckpointOptions(tmp_path / "c.db", interval=0.05)
     chance = random.Random(11)
     with writing(database, "process", numbers).start(checkpoint=options) as job:
-        tasks: list[Any] = job._all_tasks()
+        tasks: list[Any] = all_tasks(job)
         for kill in range(15):
             time.sleep(chance.random() * 0.25)
             tasks[2 if kill % 2 else kill % 3].kill_host()
@@ -391,7 +396,7 @@ def test_a_job_that_is_closed_on_its_way_can_be_taken_up(tmp_path: Path) -> None
 
     with word_count("thread", held).start(checkpoint=options) as job:
         _wait_for_checkpoint(tmp_path / "c.db", 3)
-    assert all(task.state is TaskState.STOPPED for task in job._all_tasks())
+    assert all(task.state is TaskState.STOPPED for task in all_tasks(job))
     go_on.touch()
     assert result_counts(word_count("thread", held).run(checkpoint=options)) == counts_of(texts())
 
@@ -403,7 +408,7 @@ class Witness(SqliteCheckpointStore):
     closed: list[bool]
 
     def clear(self, job: str) -> None:
-        self.closed = [task.input_buffer.closed for task in self.job._all_tasks()]
+        self.closed = [task.input_buffer.closed for task in all_tasks(self.job)]
         super().clear(job)
 
 
@@ -515,7 +520,7 @@ def test_a_process_that_hangs_when_the_job_goes_back_is_killed(tmp_path: Path) -
     with pipeline.start(checkpoint=CheckpointOptions(tmp_path / "c.db", interval=0.1)) as job:
         while not (tmp_path / "hung").exists():
             time.sleep(0.01)
-        job._tasks[2][0].kill_host()  # type: ignore[attr-defined]
+        job.tasks[2][0].kill_host()  # type: ignore[attr-defined]
         assert job.result().sink_result == [str(number) for number in range(10)]
 
 
@@ -536,8 +541,9 @@ class Watching:
     def __init__(self) -> None:
         self.snapshots: SimpleQueue[int] = SimpleQueue()
 
-    def snapshot_taken(self, task: Any, checkpoint: int, state: bytes) -> None:
-        self.snapshots.put(checkpoint)
+    def on_event(self, task: Any, event: Any) -> None:
+        if isinstance(event, SnapshotTaken):
+            self.snapshots.put(event.checkpoint)
 
 
 def test_a_checkpoint_is_not_taken_for_a_later_one() -> None:

@@ -194,17 +194,26 @@ def test_a_task_that_is_stopped_before_it_came_to_run(
     task.cleanup()
 
 
-def test_a_task_that_is_restored_before_it_came_to_run() -> None:
-    def halt_and_restore(task: BaseTask) -> None:
-        states.append(task.state)
-        if task.state is TaskState.STARTING:
-            task.halt()
-            task.restore(0)
+class Gated(CollectSink):
+    """Opens when it may."""
 
+    gate = threading.Event()
+
+    def open(self) -> None:
+        assert self.gate.wait(20)
+
+
+def test_a_task_that_is_restored_before_it_came_to_run() -> None:
+    Gated.gate.clear()
     states: list[TaskState] = []
-    task = LocalTask(TaskContext("early-restore"), OperatorFactory(CollectSink))
-    task.add_listener(halt_and_restore)
+    task = LocalTask(TaskContext("early-restore"), OperatorFactory(Gated))
+    task.add_listener(lambda task: states.append(task.state))
     task.start_running()
+    task.halt()
+    task.restore(0)
+    Gated.gate.set()
+    while TaskState.RESTARTING not in states or states[-1] is not TaskState.RUNNING:
+        assert not task.join(0.01)
     task.put_packet(Packet(1))
     assert task.stop(timeout=20)
     assert task.get_report().result == [1]

@@ -330,12 +330,11 @@ def test_a_monitor_that_raises_is_logged_and_switched_off(
 def test_a_task_without_plugins_has_nothing_to_call() -> None:
     task = LocalTask(TaskContext("plain"), IDENTITY)
     assert create_plugins((), task.logger) is None
-    assert task._worker.calls.process == task.operator.process
-    task.cleanup()
     # and one whose plugins only watch calls the operator directly
-    watched = LocalTask(TaskContext("watched"), IDENTITY, plugins=[Broken()])
-    assert watched._worker.calls.process == watched.operator.process
-    watched.cleanup()
+    plugins = create_plugins([Broken()], task.logger)
+    assert plugins is not None
+    assert plugins.around(task.operator.process, task.operator) == task.operator.process
+    task.cleanup()
 
 
 class Misspelt:

@@ -71,7 +71,7 @@ def test_what_was_unfinished_comes_back(on: Any, how: str, tmp_path: Path) -> No
     assert counts.keys() == set(range(1000))
     # only what was taken and not yet sent and done is processed again
     assert max(counts.values()) <= 2
-    assert job._tasks[1][0].get_status().restarts == 1
+    assert job.tasks[1][0].get_status().restarts == 1
 
 
 def test_what_was_unfinished_in_an_actor_comes_back(ray_cluster: None, tmp_path: Path) -> None:
@@ -81,7 +81,7 @@ def test_what_was_unfinished_in_an_actor_comes_back(ray_cluster: None, tmp_path:
     with pipeline.map(operator, on="ray").sink().start() as job:
         result = job.result()
     assert set(result.sink_result) == set(range(200))
-    assert job._tasks[1][0].get_status().restarts == 1
+    assert job.tasks[1][0].get_status().restarts == 1
 
 
 def test_sources_and_sinks_in_processes_that_die(tmp_path: Path) -> None:
@@ -90,7 +90,7 @@ def test_sources_and_sinks_in_processes_that_die(tmp_path: Path) -> None:
     pipeline = Pipeline("killed-often", options=restarting(50)).source(range(20_000))
     pipeline.map(operator, on="process", parallelism=2)
     with pipeline.map(str, on="process").sink().start() as job:
-        for task in (*job._tasks[1], *job._tasks[2]) * 3:
+        for task in (*job.tasks[1], *job.tasks[2]) * 3:
             packets = job.progress()[3].packets
             while job.progress()[3].packets == packets and not job.wait(0.01):
                 pass
@@ -108,7 +108,7 @@ def test_the_number_of_restarts_is_bounded(tmp_path: Path) -> None:
     with pytest.raises(JobFailed) as failure, pipeline.start() as job:
         job.result()
     assert isinstance(failure.value.__cause__, PacketError)
-    assert job._tasks[1][0].get_status().restarts == 2
+    assert job.tasks[1][0].get_status().restarts == 2
 
 
 def test_without_a_policy_a_killed_process_fails_the_job(tmp_path: Path) -> None:
@@ -193,8 +193,8 @@ def test_a_queue_of_another_kind_cannot_give_back() -> None:
         name = "other"
         maxsize = 0
 
-    from sageruntime.task.inbox import inbox_of
+    from sageruntime.runner.inbox import open_inbox
 
     queue: Queue[Any] = Other()  # type: ignore[assignment]
     with pytest.raises(InvalidOption, match="give back"):
-        inbox_of(queue, "task", keep=True)
+        open_inbox(queue, "task", keep=True)

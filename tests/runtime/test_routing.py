@@ -1131,10 +1131,8 @@ def test_a_task_whose_process_is_killed_is_left_out() -> None:
         upstream.put_packet(Packet(n))
     seen = {out.get(timeout=30).packets[0].payload for _ in range(100)}
     assert seen == set(map(str, range(100)))
-    process = downstream[0]._process
-    assert process is not None
-    assert process.pid is not None
-    os.kill(process.pid, signal.SIGKILL)
+    assert downstream[0].pid is not None
+    os.kill(downstream[0].pid, signal.SIGKILL)
     assert downstream[0].join(30)
     for n in range(100, 200):
         upstream.put_packet(Packet(n))

@@ -173,7 +173,7 @@ def test_retry_tries_again(on: Any) -> None:
         result = job.result()
     assert result.sink_result == list(range(20))
     assert result.errors == 0
-    assert job._tasks[1][0].get_status().retries == 40
+    assert job.tasks[1][0].get_status().retries == 40
 
 
 def test_retry_gives_up_and_then_the_other_policy_holds() -> None:
@@ -223,7 +223,7 @@ def hanging(on: Any, policy: str, operator: type[BaseOperator] = Hangs) -> Any:
 def test_an_operator_that_hangs_on_a_thread_is_reported_and_its_late_result_dropped() -> None:
     Hangs.freed.clear()
     with hanging("thread", "dead_letter").start() as job:
-        while not job._tasks[1][0].get_status().errors:
+        while not job.tasks[1][0].get_status().errors:
             time.sleep(0.01)
         Hangs.freed.set()
         result = job.result()
