@@ -1,0 +1,1 @@
+"""The runner: the one thread that owns a task's operator, inbox, router and metrics."""
