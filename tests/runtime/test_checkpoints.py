@@ -43,6 +43,7 @@ from sageruntime.communication.router import Barrier
 from sageruntime.errors import CheckpointError, InvalidOption, JobFailed, RuntimeTaskError
 from sageruntime.job import Job
 from sageruntime.operator import CollectSink
+from sageruntime.operator.sqlite_sink import _KEPT_MARKS
 from sageruntime.recovery import Checkpoint
 from sageruntime.recovery.checkpoint import CheckpointStore
 from sageruntime.recovery.folder_store import FolderCheckpointStore
@@ -330,6 +331,81 @@ def test_a_transactional_sink_writes_each_row_exactly_once(tmp_path: Path) -> No
         result = job.result()
     assert rows(database) == [(number,) for number in range(result.sink_result)]
     assert result.sink_result > 5000
+
+
+def marks(database: Path) -> list[str]:
+    with closing(sqlite3.connect(database)) as connection:
+        return [run for (run,) in connection.execute("SELECT run FROM sageruntime_marks")]
+
+
+def test_the_marks_of_a_transactional_sink_do_not_pile_up(tmp_path: Path) -> None:
+    database = tmp_path / "numbers.db"
+    options = CheckpointOptions(tmp_path / "c.db")
+    runs = _KEPT_MARKS + 8
+    for _ in range(runs):
+        assert writing(database, "thread", range(2)).run(checkpoint=options).sink_result == 2
+    assert rows(database) == [(0,)] * runs + [(1,)] * runs
+    kept = marks(database)
+    assert len(kept) == _KEPT_MARKS
+    assert all(run.startswith("writing/sink-2/0/") for run in kept)
+
+
+def test_runs_of_one_name_that_take_turns_write_each_row_exactly_once(tmp_path: Path) -> None:
+    """Each has a checkpoint store of its own, and all write to the same file."""
+    database = tmp_path / "numbers.db"
+    go_on = tmp_path / "go-on"
+
+    def held() -> Iterator[Any]:
+        yield from range(100)
+        while not go_on.exists():
+            time.sleep(0.001)
+            yield IDLE
+
+    def run(store: str) -> Job:
+        # rare: the last checkpoint is that with the rows
+        checkpoint = CheckpointOptions(tmp_path / store, interval=0.3)
+        return writing(database, "thread", held).start(checkpoint=checkpoint)
+
+    with closing(sqlite3.connect(database)) as connection:
+        connection.execute("CREATE TABLE numbers (number INTEGER)")
+    for committed, store in ((100, "one.db"), (200, "two.db")):
+        with run(store):
+            while len(rows(database)) < committed:
+                time.sleep(0.01)
+    go_on.touch()
+    for store in ("one.db", "two.db"):
+        with run(store) as job:
+            assert job.result().sink_result == 100
+    assert rows(database) == [(number,) for number in range(100) for _ in range(2)]
+    assert len(marks(database)) == 2
+
+
+def test_a_transactional_sink_loses_nothing_when_the_job_fell_back(tmp_path: Path) -> None:
+    """Behind a damaged checkpoint, transactions of the same numbers hold other rows."""
+    factory = OperatorFactory(
+        SqliteSink, tmp_path / "numbers.db", "INSERT INTO numbers VALUES (?)",
+        "CREATE TABLE IF NOT EXISTS numbers (number INTEGER)",
+    )  # fmt: skip
+    tasks = [LocalTask(TaskContext(f"fell-{n}"), factory, coordinated=True) for n in range(3)]
+    sinks: list[Any] = [task.operator for task in tasks]
+
+    def write(sink: Any, *numbers: int) -> bytes:
+        sink.process_batch([Packet((number,)) for number in numbers])
+        return cloudpickle.dumps(sink.snapshot())
+
+    for sink in sinks:
+        sink.open()
+    older = write(sinks[0], 1)
+    sinks[0].checkpoint_completed()
+    write(sinks[0], 2)
+    sinks[0].checkpoint_completed()
+    sinks[1].restore(cloudpickle.loads(older))
+    latest = write(sinks[1], 2, 3)  # and is killed before it is told
+    sinks[2].restore(cloudpickle.loads(latest))
+    assert rows(tmp_path / "numbers.db") == [(1,), (2,), (2,), (3,)]
+    for task in tasks:
+        task.operator.close()
+        task.cleanup()
 
 
 @pytest.mark.parametrize("on", ["thread", "process"])
