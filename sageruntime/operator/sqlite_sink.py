@@ -12,6 +12,10 @@ from sageruntime.operator.base_operator import BatchOperator
 from sageruntime.operator.results import Results
 from sageruntime.operator.sink import SinkOperator
 
+# How many marks of each instance are kept. A run needs its mark for as long as it has a checkpoint,
+# and runs of one job may take turns if each has a checkpoint store of its own.
+_KEPT_MARKS = 64
+
 _MARKS = "CREATE TABLE IF NOT EXISTS sageruntime_marks (run TEXT PRIMARY KEY, transactions INTEGER)"
 
 Transaction = tuple[int, list[Any]]
@@ -23,8 +27,9 @@ class SqliteSink(SinkOperator, BatchOperator):
 
     In a job with checkpoints the rows of a checkpoint become one transaction, which is committed
     once the checkpoint is complete, together with a mark that tells a later attempt that it was:
-    whatever is killed, each row gets there exactly once. Without checkpoints each batch is a
-    transaction, and rows may be repeated after a restart.
+    whatever is killed, each row gets there exactly once. The table ``sageruntime_marks`` has the
+    marks of the last 64 runs of each instance. Without checkpoints each batch is a transaction, and
+    rows may be repeated after a restart.
 
     Args:
         path: the file.
@@ -37,7 +42,7 @@ class SqliteSink(SinkOperator, BatchOperator):
         self.path = str(path)
         self.statement = statement
         self.schema = schema
-        self._run = secrets.token_hex(8)
+        self._run = ""
         self._rows: list[Any] = []
         self._pending: list[Transaction] = []
         self._transactions = 0
@@ -48,6 +53,8 @@ class SqliteSink(SinkOperator, BatchOperator):
         self._database = sqlite3.connect(self.path, timeout=60, check_same_thread=False)
         self._database.execute("PRAGMA journal_mode=WAL")
         self._database.executescript(f"{self.schema};{_MARKS}")
+        ctx = self.ctx
+        self._run = f"{ctx.job}/{ctx.stage}/{ctx.index}/{secrets.token_hex(8)}"
 
     def process_batch(self, packets: list[Packet]) -> Results:
         """See :class:`BatchOperator`."""
@@ -72,6 +79,10 @@ class SqliteSink(SinkOperator, BatchOperator):
             "SELECT transactions FROM sageruntime_marks WHERE run = ?", (self._run,)
         ).fetchone()
         done = mark[0] if mark else 0
+        if done > self._transactions:
+            # The job fell back to an older checkpoint: the same numbers will stand for other rows.
+            with self._database:
+                self._mark(self._transactions)
         self._written += sum(len(rows) for number, rows in self._pending if number <= done)
         self._pending = [pair for pair in self._pending if pair[0] > done]
         self.checkpoint_completed()
@@ -104,11 +115,22 @@ class SqliteSink(SinkOperator, BatchOperator):
 
     def _commit(self, transactions: list[Transaction]) -> None:
         with self._database as database:
-            for number, rows in transactions:
+            for _, rows in transactions:
                 database.executemany(self.statement, rows)
                 self._written += len(rows)
-                if number:
-                    database.execute(
-                        "INSERT OR REPLACE INTO sageruntime_marks VALUES (?, ?)",
-                        (self._run, number),
-                    )
+            last, _ = transactions[-1]
+            if last:
+                self._mark(last)
+
+    def _mark(self, number: int) -> None:
+        """Note that this run has committed so far, and delete the oldest marks of its instance."""
+        self._database.execute(
+            "INSERT OR REPLACE INTO sageruntime_marks VALUES (?, ?)", (self._run, number)
+        )
+        instance = self._run.rpartition("/")[0]
+        # A mark that is replaced gets a new rowid, so these are in the order of their commits.
+        self._database.execute(
+            "DELETE FROM sageruntime_marks WHERE rowid IN (SELECT rowid FROM sageruntime_marks "
+            "WHERE run > ? AND run < ? ORDER BY rowid DESC LIMIT -1 OFFSET ?)",
+            (f"{instance}/", f"{instance}0", _KEPT_MARKS),  # "0" follows "/"
+        )

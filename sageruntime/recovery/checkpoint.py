@@ -43,7 +43,7 @@ class CheckpointStore(Protocol):
         """
 
     def latest(self, job: str) -> Checkpoint | None:
-        """The checkpoint of the highest number, if there is any."""
+        """The checkpoint of the highest number that can be read, if there is any."""
 
     def clear(self, job: str) -> None:
         """Forget the checkpoints of a job."""
