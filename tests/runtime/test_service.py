@@ -39,7 +39,6 @@ from sageruntime.errors import (
 )
 from sageruntime.recovery import RestartPolicy
 from sageruntime.service import Service, ServiceClient, Services, ServiceTask
-from sageruntime.service.outbox import Outbox
 from sageruntime.task import TaskState
 
 # Ray's workers cannot import this module: what they need of it travels by value.
@@ -581,25 +580,6 @@ def test_a_client_that_is_closed_may_be_used_again(serve: Any, started: Any) -> 
             call.result(30)
         with pytest.raises(ServiceLost, match="closed"):
             future.result(30)
-
-
-def test_a_caller_that_reads_no_replies_is_given_up(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    import logging
-
-    from sageruntime.service import outbox as module
-    from sageruntime.service.messages import Reply, pack
-
-    monkeypatch.setattr(module, "_PATIENCE_SECONDS", 0.05)
-    outbox = Outbox(logging.getLogger("outbox"))
-    with create_queue(maxsize=1, scope="machine") as replies:
-        queue = outbox.queue_for(replies.name)
-        for number in range(2):
-            outbox.send(queue, Reply(number, pack(None, queue)))
-        assert "reads no replies" in caplog.text
-        assert replies.is_shutdown  # type: ignore[attr-defined]
-        outbox.close()
 
 
 def test_services_that_make_no_sense() -> None:
