@@ -77,10 +77,13 @@ class Callers:
         now = time.monotonic()
         for name in list(islice(self._callers, _CHECK_AT_ONCE)):
             caller = self._callers.pop(name)
-            in_use = now - caller.called_at < _IDLE_SECONDS and not caller.is_gone
-            if in_use or caller.has_backlog:
+            if caller.has_backlog:
                 self._callers[name] = caller
-            # otherwise its queue is closed as soon as no request refers to it any more
+            elif caller.is_gone:
+                caller.queue.close()
+            elif now - caller.called_at < _IDLE_SECONDS:
+                self._callers[name] = caller
+            # An idle one may wait for a reply: its queue is closed when no request refers to it.
 
 
 def _open(reply_to: str | Queue[Any]) -> Queue[Any]:

@@ -90,8 +90,15 @@ def reply_queue_name(requests: str, pid: int, suffix: str) -> str:
 
 
 def caller_of(reply_queue: str) -> int:
-    """The pid of the process that receives the replies of a queue."""
-    return int(reply_queue.rsplit("-", 2)[-2])
+    """The pid of the process that receives the replies of a queue.
+
+    Raises:
+        ValueError: it is no reply queue.
+    """
+    _, separator, rest = reply_queue.rpartition("-replies-")
+    if not separator:
+        raise ValueError(f"{reply_queue!r} is not the reply queue of a caller")
+    return int(rest.split("-")[0])
 
 
 def pack(value: Any, queue: Queue[Any]) -> tuple[Any, Sequence[Any] | None]:

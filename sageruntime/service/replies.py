@@ -17,6 +17,7 @@ from typing import Any
 
 from sagequeue import create_queue
 from sagequeue.errors import BackendUnavailable, Empty, Full, QueueClosed, ShutDown
+from sagequeue.interruption import is_interruption
 from sagequeue.protocol import Queue
 from sageruntime.errors import ServiceLost
 from sageruntime.service.liveness_token import LivenessToken
@@ -61,11 +62,16 @@ class PendingFuture(Future[Any]):
         if not self.set_running_or_notify_cancel():
             return
         try:
-            value = reply.outcome()
-        except BaseException as error:
-            self.set_exception(error)
-        else:
-            self.set_result(value)
+            try:
+                value = reply.outcome()
+            except BaseException as error:
+                self.set_exception(error)
+            else:
+                self.set_result(value)
+        except BaseException as error:  # SystemExit, say, of a callback; Future logs an Exception
+            if is_interruption(error):  # of the caller that receives for all
+                raise
+            _logger.exception("a callback of a future of a service failed")
 
 
 class Replies:
@@ -234,7 +240,7 @@ class Replies:
                 with self._receiving:
                     self._receive(lambda: not self._futures, None)
                 self._pass_on()
-        except BaseException as error:  # raised by the callback of a future
+        except BaseException as error:  # whatever it is, nobody else would receive
             _logger.exception("the receiver of futures of service %s failed", self._service)
             self._give_up(f"cannot receive the replies of service {self._service}: {error!r}")
 

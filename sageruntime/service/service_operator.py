@@ -84,7 +84,6 @@ class ServiceOperator(SourceOperator):
                 self._resumed.clear()
             yield IDLE
             self._resumed.set()
-            self._callers.release_unused()
             if self._failure is not None:
                 raise self._failure
         self._finish_requests()
@@ -113,6 +112,7 @@ class ServiceOperator(SourceOperator):
 
     def _answer_next(self) -> bool:
         """Answer a request, if one comes soon; return whether more may come."""
+        self._callers.release_unused()
         try:
             pending = self._read_request(_YIELD_SECONDS)
         except Empty:
