@@ -1,4 +1,4 @@
-"""ServiceClient: the near end of a service."""
+"""ServiceClient: calls a service, from any thread and process."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from sagequeue.errors import BackendUnavailable, Full, QueueClosed, ShutDown
 from sagequeue.protocol import Queue
 from sageruntime.errors import ServiceLost, ServiceMethodNotFound, ServiceTimeout
 from sageruntime.naming import what_is_known
-from sageruntime.service.lifeline import Lifeline
+from sageruntime.service.liveness_token import LivenessToken
 from sageruntime.service.messages import Request, pack
-from sageruntime.service.replies import LOOK_SECONDS, PendingCall, PendingFuture, Replies
+from sageruntime.service.replies import PendingCall, PendingFuture, Replies
 from sageruntime.task.base_task import Scope
 
 
@@ -46,7 +46,7 @@ class ServiceMethod:
     def submit(self, *args: Any, **kwargs: Any) -> Future[Any]:
         """Call the method and return at once; the future has the result, or what was raised.
 
-        Many calls may be under way. It waits only while the service's queue is full. A future
+        Many calls may be pending. It waits only while the service's queue is full. A future
         that is cancelled drops the result; the method may run nevertheless.
         """
         return self._client._submit(self._name, args, kwargs)
@@ -82,7 +82,7 @@ class ServiceClient(Closing):
         name: the service's name.
         requests: the service's input queue.
         scope: how far away the service may be.
-        lifeline: tells the end of the service.
+        token: tells the end of the service.
         methods: the names of the methods, if they are known here.
     """
 
@@ -91,13 +91,13 @@ class ServiceClient(Closing):
         name: str,
         requests: Queue[Any],
         scope: Scope,
-        lifeline: Lifeline,
+        token: LivenessToken,
         methods: frozenset[str] | None,
     ) -> None:
         self._name = name
         self._requests = requests
         self._scope = scope
-        self._lifeline = lifeline
+        self._token = token
         self._methods = methods
         self._replies: Replies | None = None
         self._process = 0
@@ -115,7 +115,7 @@ class ServiceClient(Closing):
     def close(self) -> None:
         """Give up waiting for replies: calls under way raise :class:`ServiceLost`.
 
-        A call after that begins anew.
+        A call after that opens another queue for replies.
         """
         with self._opening:
             if self._replies is not None and self._process == os.getpid():
@@ -125,7 +125,7 @@ class ServiceClient(Closing):
     def __reduce__(self) -> tuple[Any, ...]:
         return (
             ServiceClient,
-            (self._name, self._requests, self._scope, self._lifeline, self._methods),
+            (self._name, self._requests, self._scope, self._token, self._methods),
         )
 
     def __repr__(self) -> str:
@@ -178,20 +178,11 @@ class ServiceClient(Closing):
             Full: it stays full until the deadline.
             ServiceLost: the service has ended.
         """
-        while True:
-            seconds = LOOK_SECONDS
-            if deadline is not None:
-                seconds = min(seconds, max(0.0, deadline - time.monotonic()))
-            try:
-                self._requests.put(tuple(request), timeout=seconds)
-                return
-            except Full:
-                if self._lifeline.is_cut:
-                    raise self._lost() from None
-                if seconds < LOOK_SECONDS:
-                    raise
-            except (ShutDown, QueueClosed, BackendUnavailable):
-                raise self._lost() from None
+        seconds = None if deadline is None else max(0.0, deadline - time.monotonic())
+        try:
+            self._requests.put(tuple(request), timeout=seconds)
+        except (ShutDown, QueueClosed, BackendUnavailable):
+            raise self._lost() from None
 
     def _open_replies(self) -> Replies:
         replies = self._replies
@@ -199,9 +190,7 @@ class ServiceClient(Closing):
             return replies
         with self._opening:
             if self._replies is None or self._process != os.getpid() or self._replies.closed:
-                self._replies = Replies(
-                    self._name, self._requests.name, self._scope, self._lifeline
-                )
+                self._replies = Replies(self._name, self._requests, self._scope, self._token)
                 self._process = os.getpid()
             return self._replies
 

@@ -13,14 +13,15 @@ import cloudpickle
 
 from sagequeue.errors import EncodeError
 from sagequeue.protocol import Queue
+from sageruntime.errors import RemoteError
 from sageruntime.host.packed_error import PackedError
 
 
-class Parcel(NamedTuple):
-    """A value on its way.
+class PickledValue(NamedTuple):
+    """A value pickled separately from its envelope.
 
-    Between processes it is pickled by itself, so that whoever cannot unpickle it still knows which
-    call it belongs to.
+    A receiver that cannot unpickle the value still knows which call it belongs to. Within a
+    process nothing is pickled.
 
     Attributes:
         data: the pickle; the value itself if it stays in its process.
@@ -42,7 +43,8 @@ class Request(NamedTuple):
     Attributes:
         number: which of the calls of the caller's process it is.
         method: the name of the method.
-        arguments: a tuple of the positional ones and a dict of those by name, packed.
+        arguments: a tuple of the positional ones and a dict of those by name: the fields of a
+            :class:`PickledValue`.
         reply_to: the queue of the caller's process; of one in shared memory only the name.
         sent_at: in nanoseconds since the epoch.
     """
@@ -59,7 +61,7 @@ class Reply(NamedTuple):
 
     Attributes:
         number: the request's.
-        value: what was returned, packed.
+        value: what was returned: the fields of a :class:`PickledValue`.
         error: what was raised: as it is within a process, else packed.
     """
 
@@ -72,15 +74,35 @@ class Reply(NamedTuple):
         error = self.error
         if error is not None:
             raise error.unpack() if isinstance(error, PackedError) else error
-        return Parcel(*self.value).unpack()
+        return PickledValue(*self.value).unpack()
 
 
 NOTHING = (None, None)
 """A packed None."""
 
+WAKE_UP = Reply(0, NOTHING)
+"""The reply to no call: it ends the wait of the one who receives replies."""
+
+
+def reply_queue_name(requests: str, pid: int, suffix: str) -> str:
+    """The name of a caller's queue, which tells the caller's process."""
+    return f"{requests}-replies-{pid}-{suffix}"
+
+
+def caller_of(reply_queue: str) -> int:
+    """The pid of the process that receives the replies of a queue.
+
+    Raises:
+        ValueError: it is no reply queue.
+    """
+    _, separator, rest = reply_queue.rpartition("-replies-")
+    if not separator:
+        raise ValueError(f"{reply_queue!r} is not the reply queue of a caller")
+    return int(rest.split("-")[0])
+
 
 def pack(value: Any, queue: Queue[Any]) -> tuple[Any, Sequence[Any] | None]:
-    """The fields of the :class:`Parcel` that carries a value by a queue.
+    """The fields of the :class:`PickledValue` that carries a value by a queue.
 
     Raises:
         EncodeError: it does not pickle.
@@ -99,8 +121,27 @@ def pack(value: Any, queue: Queue[Any]) -> tuple[Any, Sequence[Any] | None]:
 
 
 def pack_error(error: BaseException, queue: Queue[Any]) -> BaseException | PackedError:
-    """An error as a queue can carry it; this never fails."""
-    return error if queue.backend in ("object", "local") else PackedError.of(error)
+    """An error as a queue can carry it; this never fails.
+
+    What is no Exception, such as SystemExit, would end the caller's thread or cancel its
+    coroutine: a RemoteError stands for it.
+    """
+    if not isinstance(error, Exception):
+        error = _stand_in(error)
+    if queue.backend in ("object", "local"):
+        return error
+    try:
+        return PackedError.of(error)
+    except BaseException:  # raised by its own __str__, __eq__ or __reduce__
+        return PackedError.of(_stand_in(error))
+
+
+def _stand_in(error: BaseException) -> RemoteError:
+    try:
+        text = str(error)
+    except BaseException:  # whatever its __str__ raises
+        text = "which cannot be shown as text"
+    return RemoteError(f"{type(error).__name__}: {text}")
 
 
 def _pickled(value: Any, dumps: Callable[..., bytes]) -> tuple[bytes, Sequence[Any]]:

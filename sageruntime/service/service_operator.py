@@ -6,23 +6,25 @@ import asyncio
 import inspect
 import threading
 from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import dataclass
 from typing import Any
 
-from sagequeue.errors import DecodeError, Empty, EncodeError, QueueError, ShutDown
-from sagequeue.protocol import Queue
+from sagequeue.errors import Empty, QueueNotFound, ShutDown
 from sageruntime.errors import OperatorError, ServiceLost, ServiceMethodNotFound
 from sageruntime.naming import what_is_known
 from sageruntime.operator import IDLE, SourceOperator
-from sageruntime.service.messages import NOTHING, Parcel, Reply, Request, pack, pack_error
-from sageruntime.service.outbox import Outbox
+from sageruntime.service.caller import Caller
+from sageruntime.service.callers import Callers
+from sageruntime.service.messages import NOTHING, PickledValue, Reply, Request, pack, pack_error
+from sageruntime.service.request_reader import PendingRequest, open_request_reader
 from sageruntime.service.service import MakeService, Service, methods_of
-from sageruntime.service.taking import Taken, taker_of
 
-# How soon a thread that waits for a request notices that its task is to pause or stop.
-_ATTENTION_SECONDS = 0.1
+# How long one wait for a request lasts. The task that reads this source is paused, stopped and
+# asked for checkpoints between two yields only, so that an idle service has to yield that often.
+_YIELD_SECONDS = 0.1
 
 # How often a request is tried when the process that answers it dies.
-_ATTEMPTS = 3
+_MAX_ATTEMPTS = 3
 
 
 class ServiceOperator(SourceOperator):
@@ -43,11 +45,10 @@ class ServiceOperator(SourceOperator):
         self._make = make
         self._threads = threads
         self._concurrency = concurrency
-        self._attempts = _ATTEMPTS if idempotent else 1
+        self._attempts = _MAX_ATTEMPTS if idempotent else 1
         self._service: Service | None = None
-        self._others: list[threading.Thread] = []
-        # The other threads wait here while the task is paused.
-        self._gate = threading.Event()
+        self._extra_threads: list[threading.Thread] = []
+        self._resumed = threading.Event()  # clear while the task is paused
         self._ending = False
         self._failure: BaseException | None = None
         self._counting = threading.Lock()
@@ -61,8 +62,8 @@ class ServiceOperator(SourceOperator):
                 f"{self._make!r} made a {type(service).__qualname__}; expected a Service"
             )
         service.ctx = self.ctx
-        self._outbox = Outbox(self.ctx.logger)
-        self._take = taker_of(self.task.input_buffer, self.ctx.name)
+        self._callers = Callers(self.ctx.logger)
+        self._read_request = open_request_reader(self.task.input_buffer, self.ctx.name)
         self._methods = {name: getattr(service, name) for name in methods_of(type(service))}
         if any(map(inspect.iscoroutinefunction, self._methods.values())):
             self._coroutines = _Coroutines(self._concurrency, f"{self.ctx.name}-coroutines")
@@ -71,18 +72,18 @@ class ServiceOperator(SourceOperator):
 
     def read(self) -> Iterator[Any]:
         """Answer requests until the input queue is shut down. Yields IDLE only."""
-        self._others = [
-            threading.Thread(target=self._work_beside, name=f"{self.ctx.name}-{n}", daemon=True)
+        self._extra_threads = [
+            threading.Thread(target=self._run_extra, name=f"{self.ctx.name}-{n}", daemon=True)
             for n in range(1, self._threads)
         ]
-        for thread in self._others:
+        for thread in self._extra_threads:
             thread.start()
-        self._gate.set()
+        self._resumed.set()
         while self._answer_next():
-            if self._others:
-                self._gate.clear()
+            if self._extra_threads:
+                self._resumed.clear()
             yield IDLE
-            self._gate.set()
+            self._resumed.set()
             if self._failure is not None:
                 raise self._failure
         self._finish_requests()
@@ -92,57 +93,61 @@ class ServiceOperator(SourceOperator):
         self._finish_requests()
         if self._service is not None:
             self._service.close()
-            self._outbox.close()
+            self._callers.close()
 
     def _finish_requests(self) -> None:
         self._ending = True
-        self._gate.set()
-        for thread in self._others:
+        self._resumed.set()
+        for thread in self._extra_threads:
             thread.join()
         if self._coroutines is not None:
             self._coroutines.close()
 
-    def _work_beside(self) -> None:
+    def _run_extra(self) -> None:
         try:
-            while self._gate.wait() and not self._ending and self._answer_next():
+            while self._resumed.wait() and not self._ending and self._answer_next():
                 pass
         except BaseException as error:  # whatever it is, the task has to learn of it
             self._failure = error
 
     def _answer_next(self) -> bool:
         """Answer a request, if one comes soon; return whether more may come."""
+        self._callers.release_unused()
         try:
-            taken = self._take(_ATTENTION_SECONDS)
+            pending = self._read_request(_YIELD_SECONDS)
         except Empty:
             return True
         except ShutDown:
             return False
-        try:
-            request = Request(*taken.item)
-        except (DecodeError, TypeError) as error:
-            self.ctx.logger.error("%s dropped what is no request: %s", self.ctx.name, error)
-            taken.release()
-            return True
-        try:
-            reply_queue = self._outbox.queue_for(request.reply_to)
-        except QueueError as error:
-            self.ctx.logger.debug("%s answers nobody: %s", self.ctx.name, error)
-            taken.release()
-            return True
-        self._answer(_Call(taken, request, reply_queue))
+        call = self._open_call(pending)
+        if call is None:
+            pending.release()
+        else:
+            self._answer(call)
         return True
+
+    def _open_call(self, pending: PendingRequest) -> _Call | None:
+        """The call that a request asks for; None if there is nobody to answer."""
+        try:
+            request = Request(*pending.item)
+            return _Call(pending, request, self._callers.find(request.reply_to))
+        except QueueNotFound as error:
+            self.ctx.logger.debug("%s: a caller is gone: %s", self.ctx.name, error)
+        except Exception as error:  # most likely it was put by somebody who is no client
+            self.ctx.logger.error("%s dropped a request: %r", self.ctx.name, error)
+        return None
 
     def _answer(self, call: _Call) -> None:
         try:
-            if call.taken.deliveries >= self._attempts:
+            if call.pending.deliveries >= self._attempts:
                 raise ServiceLost(
                     f"a process of service {self.ctx.stage} died while it answered "
                     f"{call.request.method}()"
                 )
             method = self._method(call.request.method)
-            arguments, options = Parcel(*call.request.arguments).unpack()
+            arguments, options = PickledValue(*call.request.arguments).unpack()
             value = method(*arguments, **options)
-        except Exception as error:
+        except BaseException as error:  # it is the caller's, and does not end the service
             self._reply(call, None, error)
             return
         if self._coroutines is not None and inspect.iscoroutine(value):
@@ -153,7 +158,7 @@ class ServiceOperator(SourceOperator):
     async def _answer_later(self, call: _Call, coroutine: Coroutine[Any, Any, Any]) -> None:
         try:
             value = await coroutine
-        except Exception as error:
+        except BaseException as error:  # likewise: CancelledError is no Exception
             self._reply(call, None, error)
         else:
             self._reply(call, value)
@@ -168,17 +173,16 @@ class ServiceOperator(SourceOperator):
         return method
 
     def _reply(self, call: _Call, value: Any, error: BaseException | None = None) -> None:
-        number, queue = call.request.number, call.reply_queue
+        number, queue = call.request.number, call.caller.queue
         if error is None:
             try:
                 reply = Reply(number, pack(value, queue))
-            except EncodeError as cause:
+            except BaseException as cause:  # raised by the value's own __reduce__
                 error = cause
         if error is not None:
             reply = Reply(number, NOTHING, pack_error(error, queue))
-        self._outbox.send(queue, reply)
-        call.taken.release()
         self._count(call.request, error is not None)
+        call.caller.send(reply, call.pending)
 
     def _count(self, request: Request, failed: bool) -> None:
         metrics = self.task.metrics
@@ -187,15 +191,13 @@ class ServiceOperator(SourceOperator):
             metrics.batch_done(1, int(failed), request.sent_at, request.sent_at)
 
 
+@dataclass(slots=True)
 class _Call:
     """A request that is being answered."""
 
-    __slots__ = ("reply_queue", "request", "taken")
-
-    def __init__(self, taken: Taken, request: Request, reply_queue: Queue[Reply]) -> None:
-        self.taken = taken
-        self.request = request
-        self.reply_queue = reply_queue
+    pending: PendingRequest
+    request: Request
+    caller: Caller
 
 
 class _Coroutines:

@@ -12,8 +12,9 @@ from sageruntime.context import Services, TaskContext
 from sageruntime.factory.operator_factory import OperatorFactory
 from sageruntime.factory.task_factory import TaskType, create_task, scope_of
 from sageruntime.metrics import MetricsSnapshot
+from sageruntime.service.caller import MOST_UNSENT
 from sageruntime.service.client import ServiceClient
-from sageruntime.service.lifeline import MAX_PARTICIPANTS, Lifeline
+from sageruntime.service.liveness_token import MAX_PARTICIPANTS, LivenessToken
 from sageruntime.service.options import OPTION_NAMES, service_options
 from sageruntime.service.service import MakeService, class_made_by, methods_of
 from sageruntime.service.service_operator import ServiceOperator
@@ -81,13 +82,17 @@ class ServiceTask:
         self.name = name
         self._methods = None if made is None else methods_of(made)
         self._scope: Scope = scope or scope_of(on)
+        # Leases, of which a queue has as many as slots: of the requests that are being answered,
+        # and of those whose replies wait for callers that take none.
+        in_hand = own.instances * (own.worker_threads + own.max_concurrency)
         self._requests: Queue[Any] = create_queue(
             name=f"{prefix}{name}",
             maxsize=own.queue_maxsize,
+            capacity=own.queue_maxsize + max(own.queue_maxsize // 4, in_hand + 2 * MOST_UNSENT),
             scope=self._scope,
             max_participants=MAX_PARTICIPANTS,
         )
-        self._lifeline = Lifeline(f"{self._requests.name}-lifeline", self._scope)
+        self._token = LivenessToken(f"{self._requests.name}-liveness", self._scope)
         self._cleaned_up = False
         operator_factory = OperatorFactory(
             ServiceOperator, service, own.worker_threads, own.max_concurrency, own.idempotent
@@ -166,8 +171,8 @@ class ServiceTask:
             task.cleanup(grace=0)
         if not self._cleaned_up:
             self._cleaned_up = True
-            self._lifeline.cut()
-            self._lifeline.close()
+            self._token.end()
+            self._token.close()
             self._requests.close()
             if self._requests.backend == "sage":
                 from sagequeue import prune_queues
@@ -198,9 +203,9 @@ class ServiceTask:
 
     def client(self) -> ServiceClient:
         """A client, for any thread; it may be sent to any process within the scope."""
-        return ServiceClient(self.name, self._requests, self._scope, self._lifeline, self._methods)
+        return ServiceClient(self.name, self._requests, self._scope, self._token, self._methods)
 
     def _notice(self, task: BaseTask) -> None:
         states = [task.state for task in self.tasks]
         if TaskState.FAILED in states or all(state.ended for state in states):
-            self._lifeline.cut()
+            self._token.end()

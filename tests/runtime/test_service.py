@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -24,8 +24,8 @@ import numpy as np
 import psutil
 import pytest
 
-from sagequeue import create_queue, list_queues, remove_queue
-from sagequeue.errors import EncodeError, QueueExists, QueueNotFound
+from sagequeue import SageQueue, create_queue, list_queues, remove_queue
+from sagequeue.errors import EncodeError, QueueExists, QueueNotFound, ShutDown
 from sageruntime import BaseOperator, Packet, Pipeline
 from sageruntime.errors import (
     InvalidOption,
@@ -39,8 +39,11 @@ from sageruntime.errors import (
 )
 from sageruntime.recovery import RestartPolicy
 from sageruntime.service import Service, ServiceClient, Services, ServiceTask
-from sageruntime.service.outbox import Outbox
+from sageruntime.service import caller as caller_module
+from sageruntime.service import callers as callers_module
+from sageruntime.service.messages import PickledValue, Reply, Request, pack, reply_queue_name
 from sageruntime.task import TaskState
+from sageruntime.task.packed_error import PackedError
 
 # Ray's workers cannot import this module: what they need of it travels by value.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -60,6 +63,26 @@ class Unpicklable(Exception):
 class BadToUnpickle:
     def __reduce__(self) -> Any:
         return (int, ("no number",))
+
+
+class Unshowable(Exception):
+    """Neither its text nor its pickle can be had."""
+
+    def __str__(self) -> str:
+        raise ValueError("no text")
+
+    def __reduce__(self) -> Any:
+        raise TypeError("no pickle")
+
+
+class ExitsWhenUnpickled:
+    def __reduce__(self) -> Any:
+        return (sys.exit, ("unpickled",))
+
+
+class ExitsWhenPickled:
+    def __reduce__(self) -> Any:
+        sys.exit("pickled")
 
 
 class Library(Service):
@@ -86,6 +109,24 @@ class Library(Service):
 
     def raise_unpicklable(self) -> None:
         raise Unpicklable("one", "two")
+
+    def raise_unshowable(self) -> None:
+        raise Unshowable
+
+    def exit(self) -> None:
+        sys.exit("enough")
+
+    async def exit_later(self) -> None:
+        sys.exit("enough")
+
+    async def cancel_itself(self) -> None:
+        raise asyncio.CancelledError
+
+    async def square_later(self, number: int) -> int:
+        return number * number
+
+    def exit_when_pickled(self) -> Any:
+        return ExitsWhenPickled()
 
     def lock(self) -> Any:
         return threading.Lock()
@@ -532,6 +573,7 @@ def test_callers_learn_that_the_owner_was_killed(tmp_path: Any) -> None:
     script.write_text(
         textwrap.dedent("""
             import multiprocessing as mp, time
+            from concurrent.futures import ThreadPoolExecutor
             from sageruntime.errors import ServiceLost
             from sageruntime.service import Service, ServiceTask
 
@@ -539,16 +581,25 @@ def test_callers_learn_that_the_owner_was_killed(tmp_path: Any) -> None:
                 def hang(self):
                     time.sleep(100)
 
-            def call(client):
-                call = client.hang.submit()
-                print("calling", flush=True)
+            def lose(call):
                 try:
-                    call.result()
+                    call()
                 except ServiceLost:
                     print("lost", flush=True)
 
+            def call(client):
+                calls = [client.hang.submit().result]  # this one is taken
+                while client._requests.qsize() > 0:
+                    time.sleep(0.01)
+                calls.append(client.hang.submit().result)  # this one is waiting
+                calls += [client.hang] * 2  # and these find no room
+                with ThreadPoolExecutor(4) as pool:
+                    lost = [pool.submit(lose, call) for call in calls]
+                    time.sleep(0.2)  # likely enough for them to wait; they are lost in any case
+                    print("calling", flush=True)
+
             if __name__ == "__main__":
-                task = ServiceTask("orphaned", Slow, on="process")
+                task = ServiceTask("orphaned", Slow, on="process", queue_maxsize=1)
                 task.start_running()
                 caller = mp.get_context("spawn").Process(target=call, args=(task.client(),))
                 caller.start()
@@ -562,7 +613,7 @@ def test_callers_learn_that_the_owner_was_killed(tmp_path: Any) -> None:
         assert owner.stdout.readline() == "calling\n"
         descendants = psutil.Process(owner.pid).children(recursive=True)
         owner.kill()
-        assert owner.stdout.readline() == "lost\n"
+        assert owner.stdout.read() == "lost\n" * 4
     _, alive = psutil.wait_procs(descendants, timeout=20)
     assert not alive
     for queue in list_queues():
@@ -583,23 +634,238 @@ def test_a_client_that_is_closed_may_be_used_again(serve: Any, started: Any) -> 
             future.result(30)
 
 
-def test_a_caller_that_reads_no_replies_is_given_up(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@contextmanager
+def silent_caller(task: ServiceTask, maxsize: int = 1) -> Iterator[SageQueue[Any]]:
+    """The reply queue of a caller that reads only what a test reads."""
+    requests = task.tasks[0].input_buffer.name
+    name = reply_queue_name(requests, os.getpid(), f"silent{next(SERVICES)}")
+    with SageQueue(maxsize, name=name) as replies:
+        yield replies
+
+
+def ask(task: ServiceTask, replies: SageQueue[Any], method: str, numbers: Any) -> None:
+    """Make calls as a client does, with their numbers as arguments."""
+    requests = task.tasks[0].input_buffer
+    for number in numbers:
+        arguments = pack(((number,), {}), requests)
+        requests.put(tuple(Request(number, method, arguments, replies.name, time.time_ns())))
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    while not condition():
+        time.sleep(0.005)
+
+
+@pytest.mark.parametrize("method", ["square", "square_later"])
+@pytest.mark.parametrize("host", ["thread", "process"])
+def test_a_caller_that_reads_no_replies_holds_up_nobody(host: str, method: str, serve: Any) -> None:
+    task = serve(on=host, scope="machine")
+    library = task.client()
+    with silent_caller(task) as replies:
+        ask(task, replies, method, range(1, 30))
+        assert getattr(library, method)(7, timeout=60) == 49
+        # which has not waited until the other caller was given up
+        assert not replies.is_shutdown
+        # and that one gets all of its replies, when it comes to read them
+        assert [replies.get(timeout=60)[0] for _ in range(1, 30)] == list(range(1, 30))
+        wait_until(lambda: task.tasks[0].input_buffer.usage().leases == 0)
+
+
+def test_but_is_given_up_in_the_end(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, serve: Any
 ) -> None:
-    import logging
+    monkeypatch.setattr(caller_module, "_PATIENCE_SECONDS", 0.05)
+    task = serve(on="thread", scope="machine")
+    with silent_caller(task) as replies:
+        ask(task, replies, "square", range(1, 10))
+        wait_until(lambda: replies.is_shutdown)
+        wait_until(lambda: task.tasks[0].input_buffer.usage().leases == 0)
+    assert f"gave up the caller that reads {replies.name}: it took no reply" in caplog.text
+    assert task.client().square(7, timeout=60) == 49
 
-    from sageruntime.service import outbox as module
-    from sageruntime.service.messages import Reply, pack
 
-    monkeypatch.setattr(module, "_PATIENCE_SECONDS", 0.05)
-    outbox = Outbox(logging.getLogger("outbox"))
-    with create_queue(maxsize=1, scope="machine") as replies:
-        queue = outbox.queue_for(replies.name)
-        for number in range(2):
-            outbox.send(queue, Reply(number, pack(None, queue)))
-        assert "reads no replies" in caplog.text
-        assert replies.is_shutdown  # type: ignore[attr-defined]
-        outbox.close()
+def test_or_when_too_many_replies_wait_for_it(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, serve: Any
+) -> None:
+    monkeypatch.setattr(caller_module, "MOST_UNSENT", 3)
+    monkeypatch.setattr(caller_module, "_PATIENCE_SECONDS", 0.5)
+    task = serve(on="thread", scope="machine")
+    with silent_caller(task) as replies:
+        # one in the queue and three behind it; the next is too much, even if it reads one then
+        ask(task, replies, "square", range(1, 6))
+        library = task.client()
+        assert library.square(7, timeout=60) == 49
+        with suppress(ShutDown):
+            replies.get(timeout=60)
+        wait_until(lambda: replies.is_shutdown)
+        wait_until(lambda: task.tasks[0].input_buffer.usage().leases == 0)
+    assert "more than 3 replies wait" in caplog.text
+
+
+def test_replies_that_wait_are_not_lost_with_the_process(serve: Any, tries: Any) -> None:
+    task = serve(on="process", restart=RESTART, idempotent=True)
+    library = task.client()
+    with silent_caller(task) as replies:
+        ask(task, replies, "square", range(1, 6))
+        os.kill(library.pid(timeout=60), signal.SIGKILL)  # asked last, so they are answered
+        answered: set[int] = set()
+        while answered != set(range(1, 6)):
+            number, value, error = replies.get(timeout=60)
+            assert error is None
+            assert PickledValue(*value).unpack() == number * number
+            answered.add(number)
+
+
+def reply_queues(task: ServiceTask, pid: int) -> list[str]:
+    start = f"{task.tasks[0].input_buffer.name}-replies-{pid}-"
+    return [queue.name for queue in list_queues() if queue.name.startswith(start)]
+
+
+def call_and_wait(client: ServiceClient, started: Any) -> None:
+    for _ in range(20):  # until both instances have answered
+        client.instance(timeout=60)
+    started.put(os.getpid())
+    time.sleep(FOREVER)
+
+
+def test_the_queue_of_a_caller_that_is_killed_is_released(serve: Any, started: Any) -> None:
+    task = serve(on="process", instances=2)
+    child = mp.get_context("spawn").Process(target=call_and_wait, args=(task.client(), started))
+    child.start()
+    started.get(timeout=60)
+    assert child.pid is not None
+    assert reply_queues(task, child.pid)
+    child.kill()
+    child.join()
+    library = task.client()
+    while reply_queues(task, child.pid):  # while the service goes on
+        assert library.square(2, timeout=60) == 4
+
+
+def test_so_is_that_of_a_client_that_was_closed(serve: Any) -> None:
+    task = serve(on="process")
+    library = task.client()
+    assert library.square(2, timeout=60) == 4
+    assert reply_queues(task, os.getpid())
+    library.close()
+    wait_until(lambda: not reply_queues(task, os.getpid()))
+
+
+def test_on_ray_it_is_released_when_it_is_not_used(
+    monkeypatch: pytest.MonkeyPatch, serve: Any, ray_cluster: None
+) -> None:
+    import ray
+
+    def is_alive() -> bool:
+        return any("-replies-" in name for name in ray.util.list_named_actors())
+
+    monkeypatch.setattr(callers_module, "_IDLE_SECONDS", 0.5)
+    wait_until(lambda: not is_alive())  # those of other tests
+    task = serve(on="thread", scope="cluster")
+    library = task.client()
+    assert library.square(2, timeout=60) == 4
+    assert is_alive()
+    library.close()
+    wait_until(lambda: not is_alive())
+    assert library.square(3, timeout=60) == 9
+
+
+@pytest.mark.parametrize("host", ["thread", "process"])
+def test_methods_that_raise_something_odd(host: str, serve: Any) -> None:
+    library = serve(on=host, worker_threads=2).client()
+    for method in (library.exit, library.exit_later):
+        with pytest.raises(RemoteError, match="SystemExit: enough"):
+            method(timeout=60)
+        with pytest.raises(RemoteError, match="SystemExit: enough"):
+            method.submit().result(60)
+    with pytest.raises(RemoteError, match="CancelledError"):
+        library.cancel_itself(timeout=60)
+    with pytest.raises(RemoteError, match="CancelledError"):
+        asyncio.run(library.cancel_itself.aio(timeout=60))
+    if host == "process":
+        with pytest.raises(RemoteError, match="Unshowable: which cannot be shown as text"):
+            library.raise_unshowable(timeout=60)
+        with pytest.raises(RemoteError, match="SystemExit: pickled"):
+            library.exit_when_pickled(timeout=60)
+        with pytest.raises(RemoteError, match="SystemExit: unpickled"):
+            library.greet(ExitsWhenUnpickled(), timeout=60)
+    # each worker thread goes on
+    one, two = library.meet.submit(), library.meet.submit()
+    assert {one.result(60), two.result(60)} == {0, 1}
+
+
+def test_requests_that_are_none(serve: Any, caplog: pytest.LogCaptureFixture) -> None:
+    task = serve(on="thread", scope="machine")
+    requests = task.tasks[0].input_buffer
+    library = task.client()
+    for request in (
+        None,
+        (1, 2),
+        (1, 2, 3, 4, 5),
+        BadToUnpickle(),
+        (1, "square", (), "gone-1-2", 5),
+    ):
+        requests.put(request)
+    with create_queue(scope="machine") as other:  # which is nobody's reply queue
+        requests.put((1, "square", (), other.name, 5))
+        assert library.square(2, timeout=60) == 4
+        assert other.empty()
+    assert caplog.text.count("dropped a request") == 5
+    wait_until(lambda: requests.usage().leases == 0)
+    with silent_caller(task) as replies:
+        requests.put((1, ["no name"], ("no pickle", []), replies.name, 5))
+        assert isinstance(Reply(*replies.get(timeout=60)).error, PackedError)
+
+
+def test_replies_that_cannot_be_received(
+    serve: Any, started: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    task = serve(on="process", worker_threads=3)
+    library = task.client()
+    for reply in (BadToUnpickle(), 5):
+        call = library.hang.submit(started)
+        started.get(timeout=60)
+        (name,) = reply_queues(task, os.getpid())
+        with SageQueue.attach(name) as replies:
+            replies.put(reply)
+        # of which call it was, nobody knows
+        with pytest.raises(ServiceLost, match="cannot receive the replies"):
+            call.result(60)
+        assert "cannot receive the replies" in caplog.text
+        del replies, call
+        library.close()
+        caplog.clear()
+        wait_until(lambda: not reply_queues(task, os.getpid()))
+    assert library.square.submit(4).result(60) == 16
+
+
+def test_the_callback_of_a_future_may_do_anything(serve: Any) -> None:
+    library = serve(on="process").client()
+    future = library.square.submit(2)
+    exited = threading.Event()
+
+    def exit(_: Any) -> None:
+        exited.set()
+        sys.exit("from a callback")
+
+    future.add_done_callback(exit)
+    assert future.result(60) == 4
+    assert exited.wait(60)
+    closed = threading.Event()
+    future = library.square.submit(3)
+    future.add_done_callback(lambda _: (library.close(), closed.set()))
+    assert future.result(60) == 9
+    assert closed.wait(60)
+    assert library.square.submit(4).result(60) == 16
+
+
+def test_a_client_that_is_dropped_leaves_nothing(serve: Any) -> None:
+    task = serve(on="process")
+    library = pickle.loads(pickle.dumps(task.client()))  # this one is not known to the fixture
+    assert library.square.submit(2).result(60) == 4
+    del library
+    wait_until(lambda: not reply_queues(task, os.getpid()))
+    assert f"{task.name}-replies" not in [thread.name for thread in threading.enumerate()]
 
 
 def test_services_that_make_no_sense() -> None:

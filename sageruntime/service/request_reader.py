@@ -10,7 +10,7 @@ from sagequeue.protocol import Queue
 from sagequeue.ray_queue import RayQueue
 
 
-class Taken(Protocol):
+class PendingRequest(Protocol):
     """A request that was taken and is not answered yet."""
 
     @property
@@ -20,7 +20,7 @@ class Taken(Protocol):
 
     @property
     def deliveries(self) -> int:
-        """How often it was taken before by somebody who did not answer it."""
+        """How often it was taken before by a process that did not answer it."""
         ...
 
     def release(self) -> None:
@@ -28,12 +28,12 @@ class Taken(Protocol):
         ...
 
 
-Take = Callable[[float], Taken]
+ReadRequest = Callable[[float], PendingRequest]
 """Takes the next request, waiting at most some seconds; raises what ``get`` raises."""
 
 
-class _Got:
-    """A request that does not outlive whoever took it."""
+class _VolatileRequest:
+    """A request that is lost with the process that took it."""
 
     deliveries = 0
 
@@ -41,10 +41,10 @@ class _Got:
         self.item = item
 
     def release(self) -> None:
-        """See :class:`Taken`."""
+        pass
 
 
-def taker_of(queue: Queue[Any], task: str) -> Take:
+def open_request_reader(queue: Queue[Any], task: str) -> ReadRequest:
     """How a task takes requests of a queue: claimed until they are answered, if it has claims."""
     if queue.backend == "sage":
         from sagequeue import SageQueue
@@ -54,4 +54,4 @@ def taker_of(queue: Queue[Any], task: str) -> Take:
     if isinstance(queue, RayQueue):
         claimant = f"{task}:{secrets.token_hex(4)}"
         return lambda seconds: queue.claim(claimant, timeout=seconds)
-    return lambda seconds: _Got(queue.get(timeout=seconds))
+    return lambda seconds: _VolatileRequest(queue.get(timeout=seconds))
