@@ -8,6 +8,7 @@ from typing import Any
 
 from sageruntime.config import JobConfig, StageConfig
 from sageruntime.config.job import PARTITIONERS
+from sageruntime.config.options import given_options
 from sageruntime.config.service import ServiceConfig
 from sageruntime.errors import ConfigError, OperatorNotFound
 from sageruntime.factory.import_path import import_attribute
@@ -52,7 +53,7 @@ def _add(pipeline: Pipeline, stage: StageConfig, position: int, folder: Path) ->
     )
     if stage.on is not None:
         options["on"] = _task_type(stage.on, folder)
-    options.update(stage.task_options(pipeline.options))
+    options.update(given_options(stage, pipeline.options))
     if stage.kind == "key_by":
         unused = sorted({*options, *(["partition"] if stage.partition else [])} - {"name"})
         if unused:

@@ -8,7 +8,7 @@ from copy import deepcopy
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any
 
 from sageruntime.communication.router import (
     Broadcast,
@@ -38,12 +38,12 @@ from sageruntime.operator import (
     SinkOperator,
     SourceOperator,
 )
-from sageruntime.recovery import CheckpointOptions, RestartPolicy, RetryPolicy
-from sageruntime.service.recipe import ServiceOptions, ServiceRecipe
+from sageruntime.recovery import CheckpointOptions
+from sageruntime.service.options import ServiceKeywords
+from sageruntime.service.recipe import ServiceRecipe
 from sageruntime.service.service import MakeService
 from sageruntime.stage import Stage
-from sageruntime.task import ErrorPolicy
-from sageruntime.task.options import OPTION_NAMES, TaskOptions, task_options
+from sageruntime.task.options import OPTION_NAMES, TaskKeywords, TaskOptions, task_options
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
@@ -57,7 +57,7 @@ Operator = Callable[[Any], Any] | type[BaseOperator] | OperatorFactory
 """A function of the payload, an operator class, or a recipe for operators."""
 
 
-class StageOptions(TypedDict, total=False):
+class StageOptions(TaskKeywords, total=False):
     """What every stage can be given.
 
     Attributes:
@@ -66,24 +66,12 @@ class StageOptions(TypedDict, total=False):
         on: what hosts each: ``"thread"`` (default), ``"process"``, ``"ray"``, or a task type of
             your own.
         others: the fields of :class:`~sageruntime.task.options.TaskOptions`; by default the
-            pipeline's. ``error_policy`` may be a name.
+            pipeline's.
     """
 
     name: str
     parallelism: int
     on: TaskType
-    max_buffer_size: int
-    queue_maxsize: int
-    worker_threads: int
-    batch_processing: bool
-    batch_size: int
-    flush_interval: float
-    max_concurrency: int
-    processing_timeout: float | None
-    error_policy: ErrorPolicy | str
-    retry: RetryPolicy
-    restart: RestartPolicy
-    monitoring_interval: float
 
 
 class Pipeline:
@@ -217,7 +205,7 @@ class Pipeline:
         service: MakeService,
         *,
         on: TaskType = "thread",
-        **options: Unpack[ServiceOptions],
+        **options: Unpack[ServiceKeywords],
     ) -> Self:
         """Let every task call a service, by ``call_service(name)`` of its operator.
 
@@ -229,7 +217,7 @@ class Pipeline:
             service: a :class:`~sageruntime.service.Service` class, or a function without arguments
                 that makes a service where it is to run.
             on: what hosts its instances.
-            options: see :class:`~sageruntime.service.recipe.ServiceOptions`.
+            options: see :class:`~sageruntime.service.options.ServiceOptions`.
 
         Raises:
             InvalidOption: an option is out of range, or ``service`` makes no service.

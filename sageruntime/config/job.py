@@ -14,16 +14,13 @@ from sageruntime.communication.router import (
     Partitioner,
     RoundRobin,
 )
-from sageruntime.config.policies import RestartConfig, RetryConfig, merged_policies
+from sageruntime.config.options import OptionsSection, given_options, with_options
 from sageruntime.config.section import Section
 from sageruntime.config.service import ServiceConfig
-from sageruntime.config.settings import ErrorPolicyName, Settings
+from sageruntime.config.settings import Settings
 from sageruntime.config.task_type import TaskType
-from sageruntime.config.units import Seconds
+from sageruntime.options import options_of
 from sageruntime.task.options import TaskOptions
-
-# Options of the tasks that are the stage's own as they are given.
-_OPTIONS = {"worker_threads", "error_policy", "processing_timeout", "max_concurrency"}
 
 PARTITIONERS: dict[str, Callable[[], Partitioner]] = {
     "round_robin": RoundRobin,
@@ -49,7 +46,8 @@ Partition = Annotated[
 """How packets are shared: by name, or the import path of a function or partitioner."""
 
 
-class StageConfig(Section):
+@with_options((), instead=[each for each in options_of(TaskOptions) if each.per_stage])
+class StageConfig(OptionsSection):
     """One stage: exactly one of the kinds, and how it runs.
 
     A kind's value is the name of a registered operator, or an import path `module:attribute`.
@@ -85,27 +83,6 @@ class StageConfig(Section):
     nothing is said), by the `key` that packets have, each a copy (`broadcast`), to those with the
     fewest waiting (`least_loaded`), or as a function or partitioner says, by import path. A stage
     behind `key_by` needs none."""
-    worker_threads: int | None = Field(None, ge=1)
-    """Instead of `task.local.worker_threads`."""
-    error_policy: ErrorPolicyName | None = None
-    """Instead of `task.error_policy`."""
-    retry: RetryConfig | None = None
-    """Instead of those keys of `task.retry` that are given here."""
-    restart: RestartConfig | None = None
-    """Instead of those keys of `task.restart` that are given here."""
-    processing_timeout: Seconds | None = None
-    """Instead of `performance.processing_timeout`; `null` is no limit."""
-    max_concurrency: int | None = Field(None, ge=1)
-    """Instead of `performance.max_concurrency`."""
-
-    def task_options(self, options: TaskOptions) -> dict[str, Any]:
-        """What this stage says instead of ``options``."""
-        given = {
-            key: value
-            for key, value in self.model_dump(include=_OPTIONS, exclude_unset=True).items()
-            if value is not None or key == "processing_timeout"
-        }
-        return {**given, **merged_policies(options, self.retry, self.restart, ())}
 
     @property
     def kind(self) -> str:
@@ -159,6 +136,6 @@ class JobConfig(Settings):
         super().model_post_init(context)
         options = self.task_options()
         for position, stage in enumerate(self.stages):
-            merged_policies(options, stage.retry, stage.restart, ("stages", position))
+            given_options(stage, options, ("stages", position))
         for position, service in enumerate(self.services):
-            merged_policies(options, None, service.restart, ("services", position))
+            service.service_options(options, ("services", position))

@@ -6,15 +6,18 @@ from typing import Any
 
 from pydantic import Field
 
-from sageruntime.config.policies import RestartConfig, merged_policies
-from sageruntime.config.section import Section
+from sageruntime.config.options import OptionsSection, given_options, with_options
 from sageruntime.config.task_type import TaskType
+from sageruntime.options import options_of
+from sageruntime.service.options import ServiceOptions
 from sageruntime.task.options import TaskOptions
 
-_OPTIONS = {"instances", "worker_threads", "max_concurrency", "idempotent", "queue_maxsize"}
 
-
-class ServiceConfig(Section):
+@with_options(
+    [each for each in options_of(ServiceOptions) if not each.section],
+    instead=[each for each in options_of(ServiceOptions) if each.section],
+)
+class ServiceConfig(OptionsSection):
     """A service that the operators of a job can call."""
 
     name: str
@@ -25,20 +28,13 @@ class ServiceConfig(Section):
     """Arguments of the service."""
     on: TaskType | None = None
     """What hosts each instance; `thread`, unless given. `--on` overrides it."""
-    instances: int = Field(1, ge=1)
-    """How many hosts, each with a service of its own."""
-    worker_threads: int = Field(1, ge=1)
-    """How many requests each instance answers side by side."""
-    max_concurrency: int = Field(100, ge=1)
-    """How many coroutine methods each instance runs side by side."""
-    idempotent: bool = False
-    """Whether a call may be executed again if the process that executes it dies."""
-    queue_maxsize: int = Field(10_000, ge=1)
-    """Most requests waiting."""
-    restart: RestartConfig | None = None
-    """Instead of those keys of `task.restart` that are given here."""
 
-    def service_options(self, options: TaskOptions) -> dict[str, Any]:
-        """What is given of the options of a service."""
-        given = self.model_dump(include=_OPTIONS, exclude_unset=True)
-        return {**given, **merged_policies(options, None, self.restart, ())}
+    def service_options(
+        self, options: TaskOptions, at: tuple[int | str, ...] = ()
+    ) -> dict[str, Any]:
+        """What is given of the options of a service, in a job whose tasks have these options.
+
+        Raises:
+            PydanticCustomError: they do not go together; the service is ``at`` this place.
+        """
+        return given_options(self, ServiceOptions(restart=options.restart), at)

@@ -7,26 +7,22 @@ from typing import Any, Literal
 from pydantic import Field
 from pydantic_core import PydanticCustomError
 
-from sageruntime.config.policies import RestartConfig, RetryConfig, merged_policies
+from sageruntime.config.options import OptionsSection, given_options, with_options
 from sageruntime.config.section import Section
-from sageruntime.config.units import Bytes, Seconds
-from sageruntime.recovery import CheckpointOptions, RestartPolicy, RetryPolicy
-from sageruntime.task.error_policy import ErrorPolicy
+from sageruntime.config.units import Bytes
+from sageruntime.options import Option, options_of
+from sageruntime.recovery import CheckpointOptions
 from sageruntime.task.options import TaskOptions
 from sageruntime.tracing import Tracing
 
-ErrorPolicyName = Literal["fail", "skip", "retry", "dead_letter"]
+
+def _in(section: str) -> list[Option]:
+    return [each for each in options_of(TaskOptions) if each.section == section]
 
 
-class LocalTaskConfig(Section):
+@with_options(_in("task.local"))
+class LocalTaskConfig(OptionsSection):
     """How every task works, whatever its host."""
-
-    max_buffer_size: int = Field(TaskOptions.max_buffer_size, ge=1)
-    """Most results a worker gathers before it routes them."""
-    queue_maxsize: int = Field(TaskOptions.queue_maxsize, ge=1)
-    """Most packets waiting in a task's input queue."""
-    worker_threads: int = Field(TaskOptions.worker_threads, ge=1)
-    """Threads of one task that call its operator; packets of one key stay in order."""
 
 
 class RayTaskConfig(Section):
@@ -40,36 +36,21 @@ class RayTaskConfig(Section):
     """Memory each actor occupies, such as `1GB`."""
 
 
-class TaskConfig(Section):
+@with_options(_in("task"))
+class TaskConfig(OptionsSection):
     """The tasks: their hosts, and what they do about failures."""
 
     local: LocalTaskConfig = LocalTaskConfig()
     ray: RayTaskConfig = RayTaskConfig()
-    error_policy: ErrorPolicyName = "fail"
-    """What becomes of a packet the operator fails on."""
-    retry: RetryConfig = RetryConfig()
-    restart: RestartConfig = RestartConfig()
 
     def model_post_init(self, context: Any) -> None:
         """Check the values of the policies together."""
-        merged_policies(TaskOptions(), self.retry, self.restart, ())
+        given_options(self, TaskOptions())
 
 
-class PerformanceConfig(Section):
+@with_options(_in("performance"))
+class PerformanceConfig(OptionsSection):
     """Batches, limits of time, and how often tasks report."""
-
-    batch_processing: bool = TaskOptions.batch_processing
-    """Whether packets travel in batches; `false` sends them one by one."""
-    batch_size: int = Field(TaskOptions.batch_size, ge=1)
-    """Most packets that travel as one item."""
-    flush_interval: Seconds = TaskOptions.flush_interval
-    """How long a batch that is not full may wait while its task is busy."""
-    max_concurrency: int = Field(TaskOptions.max_concurrency, ge=1)
-    """Packets that an `async` operator works on at a time."""
-    processing_timeout: Seconds | None = TaskOptions.processing_timeout
-    """Longest an operator may work on one packet; past it, the error policy decides."""
-    monitoring_interval: Seconds = TaskOptions.monitoring_interval
-    """Between two measurements, and between two status messages of a task elsewhere."""
 
 
 class DeadLettersConfig(Section):
@@ -80,18 +61,13 @@ class DeadLettersConfig(Section):
     only. Relative to the working directory."""
 
 
-class CheckpointConfig(Section):
+@with_options(options_of(CheckpointOptions))
+class CheckpointConfig(OptionsSection):
     """The state of the job, kept while it runs."""
 
     store: str | None = None
     """A SQLite file, or `folder:` and a folder, that keeps checkpoints. Without one there are none.
     Relative to the working directory."""
-    interval: Seconds = CheckpointOptions.interval
-    """Time between two checkpoints."""
-    keep: int = Field(CheckpointOptions.keep, ge=1)
-    """How many checkpoints are kept, the latest included."""
-    resume: bool = CheckpointOptions.resume
-    """Go on where a run of this job that did not end had got to; `false` begins anew."""
 
 
 class MetricsConfig(Section):
@@ -135,13 +111,10 @@ class Settings(Section):
 
     def task_options(self) -> TaskOptions:
         """The options of a task, as of these settings."""
-        return TaskOptions(
-            **self.task.local.model_dump(),
-            **self.performance.model_dump(),
-            error_policy=ErrorPolicy(self.task.error_policy),
-            retry=RetryPolicy(**self.task.retry.model_dump()),
-            restart=RestartPolicy(**self.task.restart.model_dump()),
-        )
+        given: dict[str, Any] = {}
+        for section in (self.task.local, self.task, self.performance):
+            given |= given_options(section, TaskOptions())
+        return TaskOptions(**given)
 
     def start_options(self) -> dict[str, Any]:
         """What :meth:`~sageruntime.Pipeline.start` takes of these settings."""

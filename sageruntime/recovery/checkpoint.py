@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from sageruntime.errors import InvalidOption
+from sageruntime.options import Count, Options, Seconds, option
 
 LAST_STATE = 0
 """Stands for the number of the checkpoint that a job's tasks make of their last states."""
@@ -43,7 +43,7 @@ class CheckpointStore(Protocol):
         """
 
     def latest(self, job: str) -> Checkpoint | None:
-        """The checkpoint of the highest number, if there is any."""
+        """The checkpoint of the highest number that can be read, if there is any."""
 
     def clear(self, job: str) -> None:
         """Forget the checkpoints of a job."""
@@ -53,29 +53,25 @@ class CheckpointStore(Protocol):
 
 
 @dataclass(frozen=True)
-class CheckpointOptions:
-    """Whether and where a job keeps checkpoints.
+class CheckpointOptions(Options, prefix="checkpoint."):
+    """Whether and where a job keeps checkpoints; times are in seconds.
 
     Args:
         store: a :class:`CheckpointStore`; or the path of an SQLite file, which may be written
             ``sqlite:path``, or of a folder, written ``folder:path``.
-        interval: seconds between two checkpoints.
-        keep: how many checkpoints the SQLite file or folder holds, the latest included.
-        resume: begin where a run of this job that did not end had got to; otherwise, begin anew.
     """
 
     store: CheckpointStore | Path | str
-    interval: float = 10.0
-    keep: int = 2
-    resume: bool = True
-
-    def __post_init__(self) -> None:
-        if not self.interval > 0:
-            raise InvalidOption(
-                f"checkpoint.interval={self.interval!r} is not allowed; expected seconds above 0"
-            )
-        if not isinstance(self.keep, int) or self.keep < 1:
-            raise InvalidOption(f"checkpoint.keep={self.keep!r} is not allowed; expected 1 or more")
+    interval: Seconds = option(10.0, "Time between two checkpoints.")
+    keep: Count = option(2, "How many checkpoints are kept, the latest included.")
+    resume: bool = option(
+        True,
+        "Go on where a run of this job that did not end had got to; `false` begins from the start.",
+    )
+    timeout: Seconds = option(
+        60.0,
+        "A checkpoint that is not complete after this time is given up, and the next one is taken.",
+    )
 
     def open_store(self) -> CheckpointStore:
         """The store, opened.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import struct
+import zlib
 from pathlib import Path
 
 import msgspec
@@ -11,15 +13,20 @@ import msgspec
 from sagequeue.closing import Closing
 from sageruntime.errors import CheckpointError
 from sageruntime.recovery.checkpoint import Checkpoint
+from sageruntime.recovery.damage import DamagedCheckpoint, newest_intact
 
-_NUMBERED = re.compile(r"(\d{12})\.checkpoint")
+_CHECKSUM = struct.Struct(">I")
+_NUMBERED = re.compile(r"\d{12}\.checkpoint")
+_LEFT_OVER = re.compile(r"\d{12}\.(unfinished|damaged)")
 
 
 class FolderCheckpointStore(Closing):
     """See :class:`~sageruntime.recovery.CheckpointStore`.
 
-    ``folder/job/number.checkpoint`` is a checkpoint in MessagePack. A file is written under
-    another name, synchronised and renamed: one that bears a number is whole.
+    ``folder/job/number.checkpoint`` is a CRC-32 and a checkpoint in MessagePack. A file is
+    written under another name, synchronised and renamed, so one with a number is whole; if it was
+    damaged since then, ``latest`` falls back to the one before, and the next ``save`` renames it to
+    ``number.damaged``.
 
     Args:
         folder: where the files are; made when it is missing.
@@ -29,16 +36,21 @@ class FolderCheckpointStore(Closing):
     def __init__(self, folder: str | Path, keep: int = 2) -> None:
         self.folder = Path(folder)
         self.keep = keep
+        self._damaged: dict[str, list[Path]] = {}
 
     def save(self, job: str, checkpoint: Checkpoint) -> None:
         """See :class:`~sageruntime.recovery.CheckpointStore`."""
         folder = self.folder / job
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            for damaged in self._damaged.pop(job, ()):  # or it would count as one that is kept
+                damaged.rename(damaged.with_suffix(".damaged"))
             file = folder / f"{checkpoint.number:012}.checkpoint"
             unfinished = file.with_suffix(".unfinished")
             with unfinished.open("wb") as stream:
-                stream.write(msgspec.msgpack.encode(checkpoint))
+                data = msgspec.msgpack.encode(checkpoint)
+                stream.write(_CHECKSUM.pack(zlib.crc32(data)))
+                stream.write(data)
                 stream.flush()
                 os.fsync(stream.fileno())
             unfinished.rename(file)
@@ -50,18 +62,16 @@ class FolderCheckpointStore(Closing):
 
     def latest(self, job: str) -> Checkpoint | None:
         """See :class:`~sageruntime.recovery.CheckpointStore`."""
-        files = self._files(job)
-        if not files:
-            return None
         try:
-            return msgspec.msgpack.decode(files[-1].read_bytes(), type=Checkpoint)
-        except (OSError, msgspec.DecodeError) as error:
-            raise self._error(files[-1], error) from error
+            checkpoint, self._damaged[job] = newest_intact(job, reversed(self._files(job)), _read)
+        except OSError as error:
+            raise self._error(self.folder / job, error) from error
+        return checkpoint
 
     def clear(self, job: str) -> None:
         """See :class:`~sageruntime.recovery.CheckpointStore`."""
         try:
-            for file in self._files(job):
+            for file in [*self._files(job), *self._files(job, _LEFT_OVER)]:
                 file.unlink()
         except OSError as error:
             raise self._error(self.folder / job, error) from error
@@ -69,12 +79,12 @@ class FolderCheckpointStore(Closing):
     def close(self) -> None:
         """Nothing is held open."""
 
-    def _files(self, job: str) -> list[Path]:
+    def _files(self, job: str, names: re.Pattern[str] = _NUMBERED) -> list[Path]:
         """The checkpoints of a job, the latest last."""
         folder = self.folder / job
         if not folder.is_dir():
             return []
-        return sorted(file for file in folder.iterdir() if _NUMBERED.fullmatch(file.name))
+        return sorted(file for file in folder.iterdir() if names.fullmatch(file.name))
 
     @staticmethod
     def _error(path: Path, error: Exception) -> CheckpointError:
@@ -82,6 +92,14 @@ class FolderCheckpointStore(Closing):
             f"the checkpoint store {path} cannot be used: {error}; it must be a folder of ours "
             "that can be written"
         )
+
+
+def _read(file: Path) -> Checkpoint:
+    with file.open("rb") as stream:
+        checksum, data = stream.read(_CHECKSUM.size), stream.read()
+    if checksum != _CHECKSUM.pack(zlib.crc32(data)):
+        raise DamagedCheckpoint(f"{file} is damaged: its checksum is not that of its content")
+    return msgspec.msgpack.decode(data, type=Checkpoint)
 
 
 def _synchronise(folder: Path) -> None:

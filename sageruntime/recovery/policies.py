@@ -3,70 +3,60 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from sageruntime.errors import InvalidOption
+from sageruntime.options import Count, CountFromZero, Delay, Options, Seconds, option
+
+# 2.0 ** 1024 overflows; long before that the delay is the longest one.
+_MOST_DOUBLINGS = 1000
+
+
+class Backoff(Options):
+    """A policy that waits before it tries again, after each failure twice as long as before."""
+
+    backoff: float
+    max_backoff: float
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.backoff > self.max_backoff:
+            raise InvalidOption(
+                f"{self._prefix}backoff={self.backoff!r} is not allowed; expected seconds from 0 "
+                f"to max_backoff, which is {self.max_backoff!r}"
+            )
+
+    def delay(self, failures: int) -> float:
+        """Seconds to wait after so many failures in a row, of which there is at least one."""
+        return min(self.backoff * 2.0 ** min(failures - 1, _MOST_DOUBLINGS), self.max_backoff)
 
 
 @dataclass(frozen=True)
-class RetryPolicy:
-    """How a packet is tried again under the error policy ``retry``.
+class RetryPolicy(Backoff, prefix="retry."):
+    """How a packet is tried again under the error policy `retry`; times are in seconds."""
 
-    Args:
-        attempts: how often the operator sees the packet at most, the first time included.
-        backoff: seconds before the second attempt; doubled before each further one.
-        max_backoff: most seconds between two attempts.
-        then: the error policy for a packet that failed every time: ``"fail"``, ``"skip"`` or
-            ``"dead_letter"``.
-    """
-
-    attempts: int = 3
-    backoff: float = 0.1
-    max_backoff: float = 10.0
-    then: str = "fail"
-
-    def __post_init__(self) -> None:
-        _check_count("retry.attempts", self.attempts, 1)
-        _check_backoff("retry", self.backoff, self.max_backoff)
-        if self.then not in ("fail", "skip", "dead_letter"):
-            raise InvalidOption(
-                f"retry.then={self.then!r} is not allowed; expected fail, skip or dead_letter"
-            )
+    attempts: Count = option(
+        3, "How often the operator sees the packet at most, the first time included."
+    )
+    backoff: Delay = option(0.1, "Time before the second attempt; doubled before each further one.")
+    max_backoff: Delay = option(10.0, "Most time between two attempts.")
+    then: Literal["fail", "skip", "dead_letter"] = option(
+        "fail", "The error policy for a packet that failed every time."
+    )
 
 
 @dataclass(frozen=True)
-class RestartPolicy:
-    """How often a task that failed, or whose process died, is started again.
+class RestartPolicy(Backoff, prefix="restart."):
+    """How often a task that failed, or whose process died, is started again; times are in seconds.
 
-    Args:
-        max_restarts: restarts within any ``window``; one more failure ends the task. 0 restarts
-            nothing.
-        window: seconds.
-        backoff: seconds before the first restart of a series; doubled before each further one.
-        max_backoff: most seconds before a restart.
+    With 0 restarts nothing is started again.
     """
 
-    max_restarts: int = 0
-    window: float = 60.0
-    backoff: float = 0.0
-    max_backoff: float = 10.0
-
-    def __post_init__(self) -> None:
-        _check_count("restart.max_restarts", self.max_restarts, 0)
-        _check_backoff("restart", self.backoff, self.max_backoff)
-        if not self.window > 0:
-            raise InvalidOption(
-                f"restart.window={self.window!r} is not allowed; expected seconds above 0"
-            )
-
-
-def _check_count(name: str, value: object, least: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise InvalidOption(f"{name}={value!r} is not allowed; expected an int from {least}")
-
-
-def _check_backoff(name: str, backoff: float, most: float) -> None:
-    if not 0 <= backoff <= most:
-        raise InvalidOption(
-            f"{name}.backoff={backoff!r} is not allowed; expected seconds from 0 to max_backoff, "
-            f"which is {most!r}"
-        )
+    max_restarts: CountFromZero = option(
+        0, "Restarts within any `window`; one more failure ends the job."
+    )
+    window: Seconds = option(60.0, "The time in which restarts are counted.")
+    backoff: Delay = option(
+        0.0, "Time before the first restart of a series; doubled before each further one."
+    )
+    max_backoff: Delay = option(10.0, "Most time before a restart.")

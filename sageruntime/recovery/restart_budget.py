@@ -24,4 +24,4 @@ class RestartBudget:
         if earlier >= policy.max_restarts:
             return None
         self._restarts.append(now)
-        return min(policy.backoff * 2.0**earlier, policy.max_backoff)
+        return policy.delay(earlier + 1)

@@ -36,17 +36,6 @@ MakeService = Callable[[], Service]
 """A service class, or anything else that makes a service when it is called."""
 
 
-COUNTS = ("instances", "worker_threads", "max_concurrency", "queue_maxsize")
-"""The options of a service that are numbers of something."""
-
-
-def check_counts(**counts: Any) -> None:
-    """Raise InvalidOption for one that is no int from 1."""
-    for name, count in counts.items():
-        if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-            raise InvalidOption(f"{name}={count!r} is not allowed; expected an int from 1")
-
-
 def methods_of(service: type[Service]) -> frozenset[str]:
     """The names of the methods that can be called.
 

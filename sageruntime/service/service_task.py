@@ -14,7 +14,8 @@ from sageruntime.factory.task_factory import TaskType, create_task, scope_of
 from sageruntime.metrics import MetricsSnapshot
 from sageruntime.service.client import ServiceClient
 from sageruntime.service.lifeline import MAX_PARTICIPANTS, Lifeline
-from sageruntime.service.service import MakeService, check_counts, class_made_by, methods_of
+from sageruntime.service.options import OPTION_NAMES, service_options
+from sageruntime.service.service import MakeService, class_made_by, methods_of
 from sageruntime.service.service_operator import ServiceOperator
 from sageruntime.task.base_task import BaseTask, Scope
 from sageruntime.task.state import TaskState
@@ -49,17 +50,14 @@ class ServiceTask:
         service: a service class, or a function without arguments that makes a service where it is
             to run, such as ``functools.partial(Embedder, model="small")``.
         on: the host of each instance: ``"thread"``, ``"process"``, ``"ray"``, or another task type.
-        instances: how many hosts, each with a service of its own.
-        worker_threads: how many requests each of them answers side by side.
-        max_concurrency: how many coroutine methods each of them runs side by side.
-        idempotent: whether a request may be executed again if the process that executes it dies,
-            up to three times in all. Otherwise its caller gets ``ServiceLost``. Requests that
-            nobody has taken yet wait for the restarted instance in any case.
-        queue_maxsize: most requests waiting; callers wait for room.
         scope: how far away callers may be; by default as far as ``on`` can be.
         services: the services that this one calls.
         job: the job it is part of, if it is; its tasks and queues begin with ``prefix`` then.
-        options: of the tasks, such as ``restart``; for Ray also ``resources`` and the like.
+        options: those of :class:`~sageruntime.service.options.ServiceOptions`. A request is
+            executed at most three times if the service is ``idempotent``; otherwise, when the
+            process that executes it dies, its caller gets ``ServiceLost``. Requests that nobody
+            has taken yet wait for the restarted instance in any case. Any others are of the
+            tasks, such as ``resources`` on Ray.
 
     Raises:
         InvalidOption: an option is out of range, or ``service`` makes no service.
@@ -71,37 +69,28 @@ class ServiceTask:
         service: MakeService,
         *,
         on: TaskType = "thread",
-        instances: int = 1,
-        worker_threads: int = 1,
-        max_concurrency: int = 100,
-        idempotent: bool = False,
-        queue_maxsize: int = 10_000,
         scope: Scope | None = None,
         services: Services | None = None,
         job: str = "",
         prefix: str = "",
         **options: Any,
     ) -> None:
-        check_counts(
-            instances=instances,
-            worker_threads=worker_threads,
-            max_concurrency=max_concurrency,
-            queue_maxsize=queue_maxsize,
-        )
+        own = service_options(options)
+        of_tasks = {name: value for name, value in options.items() if name not in OPTION_NAMES}
         made = class_made_by(service)
         self.name = name
         self._methods = None if made is None else methods_of(made)
         self._scope: Scope = scope or scope_of(on)
         self._requests: Queue[Any] = create_queue(
             name=f"{prefix}{name}",
-            maxsize=queue_maxsize,
+            maxsize=own.queue_maxsize,
             scope=self._scope,
             max_participants=MAX_PARTICIPANTS,
         )
         self._lifeline = Lifeline(f"{self._requests.name}-lifeline", self._scope)
         self._cleaned_up = False
         operator_factory = OperatorFactory(
-            ServiceOperator, service, worker_threads, max_concurrency, idempotent
+            ServiceOperator, service, own.worker_threads, own.max_concurrency, own.idempotent
         )
         self.tasks: list[BaseTask] = [
             create_task(
@@ -110,15 +99,16 @@ class ServiceTask:
                     f"{self._requests.name}-{index}",
                     stage=name,
                     index=index,
-                    parallelism=instances,
+                    parallelism=own.instances,
                     job=job,
                     services=services or Services(),
                 ),
                 operator_factory,
                 input_buffer=self._requests,
-                **options,
+                restart=own.restart,
+                **of_tasks,
             )
-            for index in range(instances)
+            for index in range(own.instances)
         ]
         for task in self.tasks:
             task.add_listener(self._notice)

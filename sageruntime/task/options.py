@@ -3,64 +3,99 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypedDict
 
 from sageruntime.errors import InvalidOption
+from sageruntime.options import Count, Options, Seconds, option, options_of
 from sageruntime.recovery.policies import RestartPolicy, RetryPolicy
 from sageruntime.task.error_policy import ErrorPolicy
 
-_COUNTS = ("max_buffer_size", "queue_maxsize", "worker_threads", "batch_size", "max_concurrency")
-
 
 @dataclass(frozen=True)
-class TaskOptions:
-    """How a task works, whatever its host. Times are in seconds.
+class TaskOptions(Options):
+    """How a task works, whatever its host; times are in seconds.
 
-    Args:
-        max_buffer_size: most results a worker gathers before it routes them.
-        queue_maxsize: most packets waiting in the input queue, which holds them in batches.
-        worker_threads: threads that call ``process`` side by side; one for each key at a time.
-        batch_processing: whether packets travel in batches at all.
-        batch_size: most packets that travel as one item.
-        flush_interval: how long a batch that is not full may wait while its task is busy; one that
-            is idle sends what it has at once.
-        max_concurrency: packets that an ``async`` operator works on at a time.
-        processing_timeout: longest an operator may work on one packet; None is no limit.
-        error_policy: what becomes of a packet the operator fails on.
-        retry: how the error policy ``retry`` tries again.
-        restart: how often the task is started again when it fails.
-        monitoring_interval: between two measurements, and between two status messages of a task
-            in another process.
+    ``error_policy`` may be given as the name of one.
     """
 
-    max_buffer_size: int = 30_000
-    queue_maxsize: int = 50_000
-    worker_threads: int = 1
-    batch_processing: bool = True
-    batch_size: int = 100
-    flush_interval: float = 0.02
-    max_concurrency: int = 100
-    processing_timeout: float | None = None
-    error_policy: ErrorPolicy = ErrorPolicy.FAIL
-    retry: RetryPolicy = field(default_factory=RetryPolicy)
-    restart: RestartPolicy = field(default_factory=RestartPolicy)
-    monitoring_interval: float = 0.2
+    max_buffer_size: Count = option(
+        30_000, "Most results a worker gathers before it routes them.", section="task.local"
+    )
+    queue_maxsize: Count = option(
+        50_000,
+        "Most packets waiting in a task's input queue, which holds them in batches.",
+        section="task.local",
+    )
+    worker_threads: Count = option(
+        1,
+        "Threads of one task that call its operator; packets of one key stay in order.",
+        section="task.local",
+        per_stage=True,
+    )
+    batch_processing: bool = option(
+        True,
+        "Whether packets travel in batches; `false` sends them one by one.",
+        section="performance",
+    )
+    batch_size: Count = option(100, "Most packets that travel as one item.", section="performance")
+    flush_interval: Seconds = option(
+        0.02,
+        "How long a batch that is not full may wait while its task is busy; a task that is idle "
+        "sends what it has at once.",
+        section="performance",
+    )
+    max_concurrency: Count = option(
+        100,
+        "Packets that an `async` operator works on at a time.",
+        section="performance",
+        per_stage=True,
+    )
+    processing_timeout: Seconds | None = option(
+        None,
+        "Longest an operator may work on one packet; past it, the error policy decides.",
+        section="performance",
+        per_stage=True,
+    )
+    error_policy: ErrorPolicy = option(
+        ErrorPolicy.FAIL,
+        "What becomes of a packet the operator fails on.",
+        section="task",
+        per_stage=True,
+    )
+    retry: RetryPolicy = option(
+        RetryPolicy(),
+        "How the error policy `retry` tries again.",
+        section="task",
+        per_stage=True,
+    )
+    restart: RestartPolicy = option(
+        RestartPolicy(),
+        "How often the task is started again when it fails.",
+        section="task",
+        per_stage=True,
+    )
+    max_deliveries: Count = option(
+        3,
+        "How often a packet is given to the operator at most when the process that works on it "
+        "dies each time; then it meets the error policy.",
+        section="task",
+        per_stage=True,
+    )
+    monitoring_interval: Seconds = option(
+        0.2,
+        "Between two measurements, and between two status messages of a task elsewhere.",
+        section="performance",
+    )
 
     def __post_init__(self) -> None:
-        for name in _COUNTS:
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise InvalidOption(f"{name}={value!r} is not allowed; expected an int from 1")
+        object.__setattr__(self, "error_policy", ErrorPolicy(self.error_policy))
+        super().__post_init__()
         if self.batch_size > self.queue_maxsize:
             raise InvalidOption(
                 f"batch_size={self.batch_size} is more than queue_maxsize={self.queue_maxsize}; "
                 "the queue has to hold at least one batch"
             )
-        for name in ("flush_interval", "monitoring_interval", "processing_timeout"):
-            seconds = getattr(self, name)
-            if not (seconds is None and name == "processing_timeout") and not seconds > 0:
-                raise InvalidOption(f"{name}={seconds!r} is not allowed; expected seconds above 0")
 
     @property
     def writes_dead_letters(self) -> bool:
@@ -79,12 +114,33 @@ class TaskOptions:
         return max(1, self.queue_maxsize // self.packets_per_batch)
 
 
-OPTION_NAMES = [field.name for field in fields(TaskOptions)]
+class TaskKeywords(TypedDict, total=False):
+    """The options of a task as keyword arguments, spelled out for type checkers.
+
+    See :class:`TaskOptions` for what they mean.
+    """
+
+    max_buffer_size: int
+    queue_maxsize: int
+    worker_threads: int
+    batch_processing: bool
+    batch_size: int
+    flush_interval: float
+    max_concurrency: int
+    processing_timeout: float | None
+    error_policy: ErrorPolicy | str
+    retry: RetryPolicy
+    restart: RestartPolicy
+    max_deliveries: int
+    monitoring_interval: float
+
+
+OPTION_NAMES = [each.name for each in options_of(TaskOptions)]
 """The names of a task's options."""
 
 
 def task_options(given: Mapping[str, Any]) -> TaskOptions:
-    """Options given by name; names of policies may stand for them.
+    """Options given by name.
 
     Raises:
         InvalidOption: an option is unknown or out of range.
@@ -94,7 +150,4 @@ def task_options(given: Mapping[str, Any]) -> TaskOptions:
             raise InvalidOption(
                 f"unknown option {name!r}; expected one of: {', '.join(OPTION_NAMES)}"
             )
-    values = dict(given)
-    if "error_policy" in values:
-        values["error_policy"] = ErrorPolicy(values["error_policy"])
-    return TaskOptions(**values)
+    return TaskOptions(**given)

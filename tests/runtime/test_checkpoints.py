@@ -474,9 +474,187 @@ def test_a_folder_keeps_so_many_and_ignores_what_is_unfinished(tmp_path: Path) -
     latest = store.latest("job")
     assert latest is not None
     assert latest.number == 5
-    (folder / "000000000005.checkpoint").write_bytes(b"\xc1")
-    with pytest.raises(CheckpointError, match="000000000005"):
-        store.latest("job")
+
+
+def checkpoint_with(number: int, job: str = "job") -> Checkpoint:
+    """One whose state of the first task is longer than a page of SQLite, and like no other."""
+    block = random.Random(f"{job} {number}").randbytes(10_000)
+    return Checkpoint(number, 1.5, {"first/0": block, "second/0": b"2"})
+
+
+def place_of(number: int, data: bytes, job: str = "job") -> int:
+    """Where the middle of that state is in a file."""
+    block = checkpoint_with(number, job).states["first/0"]
+    place = data.find(block[5000:5016])
+    assert place >= 0
+    return place
+
+
+def flip(path: Path, number: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[place_of(number, data)] ^= 1
+    path.write_bytes(data)
+
+
+def truncate(path: Path, number: int) -> None:
+    os.truncate(path, place_of(number, path.read_bytes()))
+
+
+def empty(path: Path, number: int) -> None:
+    os.truncate(path, 0)
+
+
+def scribble(path: Path, number: int) -> None:
+    """Over one page, and with it over where the next one is."""
+    data = bytearray(path.read_bytes())
+    page = place_of(number, data) // 4096 * 4096
+    data[page : page + 4096] = b"\xa5" * 4096
+    path.write_bytes(data)
+
+
+def execute(statement: str) -> Any:
+    def damage(path: Path, number: int) -> None:
+        with closing(sqlite3.connect(path)) as database:
+            changed = database.execute(statement, (number,)).rowcount
+            database.commit()
+        assert changed == 1
+
+    return damage
+
+
+OF_THE_ROW = "WHERE job = 'job' AND number = ? AND task = 'second/0'"
+DAMAGE = [
+    *((FolderCheckpointStore, damage) for damage in (flip, truncate, empty, scribble)),
+    *((SqliteCheckpointStore, damage) for damage in (flip, scribble)),
+    (SqliteCheckpointStore, execute(f"DELETE FROM states {OF_THE_ROW}")),
+    (SqliteCheckpointStore, execute(f"UPDATE states SET state = 3 {OF_THE_ROW}")),
+    (SqliteCheckpointStore, execute(f"UPDATE states SET task = CAST(x'ff' AS TEXT) {OF_THE_ROW}")),
+    (SqliteCheckpointStore, execute("UPDATE checkpoints SET taken_at = 2 WHERE number = ?")),
+]
+
+
+@pytest.mark.parametrize(("store_class", "damage"), DAMAGE)
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
+    store_class: Any, damage: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "store"
+    file = (
+        path if store_class is SqliteCheckpointStore else path / "job" / "000000000012.checkpoint"
+    )
+    other = checkpoint_with(7, "other")
+    with store_class(path, keep=3) as store:
+        for number in range(10, 13):
+            store.save("job", checkpoint_with(number))
+        store.save("other", other)
+    damage(file, 12)
+    # no matter how often it is looked for, and what is saved after that
+    for _ in range(2):
+        with store_class(path, keep=3) as store:
+            caplog.clear()
+            assert store.latest("job") == checkpoint_with(11)
+            assert f"{file}" in caplog.text
+            assert "job job falls back to checkpoint 11" in caplog.text
+            assert store.latest("other") == other
+    for number in (12, 13):
+        with store_class(path, keep=3) as store:
+            store.latest("job")
+            store.save("job", checkpoint_with(number))
+            assert store.latest("job") == checkpoint_with(number)
+            assert store.latest("other") == other
+    caplog.clear()
+    with store_class(path, keep=3) as store:
+        assert store.latest("job") == checkpoint_with(13)
+        store.clear("job")
+        assert store.latest("job") is None
+        assert store.latest("other") == other
+    assert not caplog.text
+
+
+@pytest.mark.parametrize(("store_class", "damage"), DAMAGE)
+def test_when_no_checkpoint_can_be_read(store_class: Any, damage: Any, tmp_path: Path) -> None:
+    path = tmp_path / "store"
+    with store_class(path) as store:
+        for number in (3, 4):
+            store.save("job", checkpoint_with(number))
+    for number in (3, 4):
+        file = path / "job" / f"{number:012}.checkpoint"
+        damage(path if store_class is SqliteCheckpointStore else file, number)
+    with store_class(path) as store:
+        with pytest.raises(CheckpointError, match="no checkpoint of job job .*resume=False"):
+            store.latest("job")
+        store.clear("job")
+        assert store.latest("job") is None
+        store.save("job", checkpoint_with(1))
+        assert store.latest("job") == checkpoint_with(1)
+
+
+def test_every_flipped_bit_is_found(tmp_path: Path) -> None:
+    store = FolderCheckpointStore(tmp_path)
+    before = Checkpoint(1, 1.5, {"a/0": b"before"})
+    latest = Checkpoint(2, 2.5, {"a/0": b"latest", "b/0": b""})
+    store.save("job", before)
+    store.save("job", latest)
+    file = tmp_path / "job" / "000000000002.checkpoint"
+    data = file.read_bytes()
+    for place in range(len(data)):
+        for bit in range(8):
+            flipped = bytearray(data)
+            flipped[place] ^= 1 << bit
+            file.write_bytes(flipped)
+            assert store.latest("job") == before
+    file.write_bytes(data)
+    assert store.latest("job") == latest
+
+
+@pytest.mark.parametrize("store", ["checkpoints.db", "folder:checkpoints"])
+def test_a_job_goes_on_from_the_checkpoint_before_a_damaged_one(store: str, tmp_path: Path) -> None:
+    mended = tmp_path / "mended"
+
+    class Keeps(BaseOperator):
+        """Its state is the packets it has seen, and easy to find in a file."""
+
+        def __init__(self) -> None:
+            self.seen = bytearray()
+
+        def process(self, packet: Packet) -> Packet:
+            self.seen += b"<%d>" % packet.payload
+            if packet.payload == 400 and not mended.exists():
+                time.sleep(0.3)  # until there are some checkpoints
+                raise ValueError("until it is mended")
+            return packet.derive(bytes(self.seen).count(b"<"))
+
+        def snapshot(self) -> bytes:
+            return bytes(self.seen)
+
+        def restore(self, state: bytes) -> None:
+            self.seen = bytearray(state)
+
+    def run() -> Any:
+        pipeline = Pipeline("damaged", options=TaskOptions(batch_size=1))
+        pipeline.source(slow_numbers).map(Keeps).sink()
+        where = _within(tmp_path, store)
+        return pipeline.run(checkpoint=CheckpointOptions(where, interval=0.05))
+
+    def slow_numbers() -> Iterator[int]:
+        for number in range(500):
+            time.sleep(0.001)
+            yield number
+
+    with pytest.raises(JobFailed, match="until it is mended"):
+        run()
+    with closing(CheckpointOptions(_within(tmp_path, store)).open_store()) as opened:
+        latest = opened.latest("damaged")
+        assert latest is not None
+        assert latest.number > 2
+    state = latest.states["map-1/0"]
+    for file in tmp_path.rglob("*checkpoint*"):
+        if file.is_file():
+            data = file.read_bytes()
+            place = data.rfind(state)
+            if place >= 0:
+                file.write_bytes(data[:place] + data[place:].replace(b"<", b">", 1))
+    mended.touch()
+    assert run().sink_result == list(range(1, 501))
 
 
 def test_a_store_that_cannot_be_used(tmp_path: Path) -> None:
@@ -490,7 +668,7 @@ def test_a_store_that_cannot_be_used(tmp_path: Path) -> None:
         FolderCheckpointStore(tmp_path / "file").save("job", Checkpoint(1, 0.0, {}))
 
 
-@pytest.mark.parametrize("values", [{"interval": 0}, {"keep": 0}])
+@pytest.mark.parametrize("values", [{"interval": 0}, {"keep": 0}, {"timeout": 0}])
 def test_options_out_of_range(values: Any, tmp_path: Path) -> None:
     with pytest.raises(InvalidOption, match="checkpoint"):
         CheckpointOptions(tmp_path / "c.db", **values)

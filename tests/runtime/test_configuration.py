@@ -7,7 +7,7 @@ import subprocess
 import sys
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import jsonschema
 import pytest
@@ -16,10 +16,13 @@ import yaml
 from sageruntime import TaskOptions
 from sageruntime.config import load_job, load_settings
 from sageruntime.config.reference import job_schema, options_table
-from sageruntime.errors import ConfigError
+from sageruntime.errors import ConfigError, InvalidOption
 from sageruntime.job_file import pipeline_of
+from sageruntime.options import Options, options_of
 from sageruntime.recovery import CheckpointOptions, RestartPolicy, RetryPolicy
+from sageruntime.service.options import ServiceKeywords, ServiceOptions
 from sageruntime.task import ErrorPolicy
+from sageruntime.task.options import TaskKeywords
 from sageruntime.tracing import Tracing
 
 ROOT = Path(__file__).parents[2]
@@ -99,6 +102,7 @@ OPTIONS = [
         "task: {restart: {max_restarts: 2, window: 1h, backoff: 100ms, max_backoff: 2}}",
         RestartPolicy(2, 3600.0, 0.1, 2.0),
     ),
+    ("max_deliveries", "task: {max_deliveries: 8}", 8),
     ("monitoring_interval", "performance: {monitoring_interval: 500ms}", 0.5),
 ]
 
@@ -113,6 +117,63 @@ def test_every_option_of_a_task_can_be_configured(
 ) -> None:
     assert getattr(TaskOptions(), name) != value
     assert getattr(load_settings(write(text)).task_options(), name) == value
+
+
+def test_the_keywords_for_type_checkers_are_the_options() -> None:
+    for keywords, options, instead in (
+        (TaskKeywords, TaskOptions, {"error_policy": ErrorPolicy | str}),
+        (ServiceKeywords, ServiceOptions, {}),
+    ):
+        types = get_type_hints(options)
+        declared = {field.name: types[field.name] for field in fields(options)}
+        assert get_type_hints(keywords) == {**declared, **instead}
+
+
+@pytest.mark.parametrize("options", [TaskOptions, ServiceOptions, RetryPolicy, RestartPolicy])
+def test_every_option_is_declared(options: type[Options]) -> None:
+    declared = options_of(options)
+    assert [each.name for each in declared] == [field.name for field in fields(options)]
+    for each in declared:
+        assert each.meaning in (options.__doc__ or "")
+
+
+@pytest.mark.parametrize(
+    ("options", "given", "said"),
+    [
+        (TaskOptions, {"batch_size": 0}, "batch_size=0 .*an int from 1"),
+        (TaskOptions, {"worker_threads": True}, "worker_threads=True .*an int from 1"),
+        (TaskOptions, {"max_deliveries": 1.0}, "max_deliveries=1.0 .*an int from 1"),
+        (TaskOptions, {"flush_interval": 0}, "flush_interval=0 .*seconds above 0"),
+        (TaskOptions, {"flush_interval": "1"}, "flush_interval='1' .*seconds above 0"),
+        (TaskOptions, {"processing_timeout": -1}, "=-1 .*seconds above 0 or None"),
+        (TaskOptions, {"processing_timeout": float("nan")}, "=nan .*seconds above 0"),
+        (TaskOptions, {"batch_processing": 1}, "batch_processing=1 .*True or False"),
+        (TaskOptions, {"error_policy": "panic"}, "error_policy='panic' .*one of fail, skip"),
+        (TaskOptions, {"retry": 3}, "retry=3 .*a RetryPolicy"),
+        (TaskOptions, {"batch_size": 9, "queue_maxsize": 8}, "9 is more than queue_maxsize=8"),
+        (RetryPolicy, {"then": "retry"}, "retry.then='retry' .*fail, skip or dead_letter"),
+        (RetryPolicy, {"backoff": 11.0}, "retry.backoff=11.0 .*max_backoff, which is 10.0"),
+        (RestartPolicy, {"max_restarts": -1}, "restart.max_restarts=-1 .*an int from 0"),
+        (RestartPolicy, {"backoff": -0.1}, "restart.backoff=-0.1 .*seconds from 0"),
+        (RestartPolicy, {"window": 0}, "restart.window=0 .*seconds above 0"),
+        (ServiceOptions, {"idempotent": "no"}, "idempotent='no' .*True or False"),
+    ],
+)
+def test_values_that_are_not_allowed(options: Any, given: dict[str, Any], said: str) -> None:
+    with pytest.raises(InvalidOption, match=said):
+        options(**given)
+
+
+def test_an_error_policy_may_be_given_by_name() -> None:
+    options = TaskOptions(error_policy="retry", retry=RetryPolicy(then="dead_letter"))  # type: ignore[arg-type]
+    assert options.error_policy is ErrorPolicy.RETRY
+    assert options.writes_dead_letters
+
+
+def test_delays_double_up_to_the_longest() -> None:
+    policy = RetryPolicy(backoff=0.5, max_backoff=3.0)
+    assert [policy.delay(failures) for failures in (1, 2, 3, 4, 10_000)] == [0.5, 1, 2, 3, 3]
+    assert RestartPolicy(backoff=0.0).delay(10_000) == 0
 
 
 def test_a_stage_has_its_own(write: Any) -> None:
@@ -131,6 +192,7 @@ def test_a_stage_has_its_own(write: Any) -> None:
                 retry: {backoff: 20s, then: dead_letter}
                 restart: {max_restarts: 1}
                 processing_timeout: null
+                max_deliveries: 1
               - sink: collect
                 error_policy: null
         """)
@@ -144,6 +206,7 @@ def test_a_stage_has_its_own(write: Any) -> None:
         error_policy=ErrorPolicy.RETRY,
         retry=RetryPolicy(9, 20.0, 60.0, "dead_letter"),
         restart=RestartPolicy(1),
+        max_deliveries=1,
     )
 
 
@@ -172,13 +235,13 @@ def test_how_a_stage_shares_its_input(write: Any, tmp_path: Path) -> None:
 
 def test_what_a_job_is_started_with(write: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     text = """
-        checkpoint: {store: "folder:states", interval: 500ms, keep: 5, resume: false}
+        checkpoint: {store: "folder:states", interval: 500ms, keep: 5, resume: false, timeout: 2m}
         dead_letters: {file: letters.db}
         metrics: {prometheus_port: 9100, prometheus_address: ""}
         tracing: {setup: "traces:setup"}
     """
     assert load_settings(write(text)).start_options() == {
-        "checkpoint": CheckpointOptions("folder:states", 0.5, 5, False),
+        "checkpoint": CheckpointOptions("folder:states", 0.5, 5, False, 120.0),
         "dead_letters": "letters.db",
         "prometheus_port": 9100,
         "prometheus_address": "",
