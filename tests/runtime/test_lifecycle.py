@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from waiting import in_other_thread
 
 from sagequeue.errors import Full, QueueClosed
 from sageruntime import LocalTask, OperatorFactory, Packet, TaskContext, TaskState
@@ -21,26 +22,6 @@ from sageruntime.operator import CollectSink, MapOperator
 from sageruntime.task.base_task import BaseTask
 from sageruntime.task.process_task import ProcessTask
 from sageruntime.task.state import NEXT_STATES
-
-
-def in_other_thread(call: Any) -> Any:
-    """What the call returns or raises, made in a thread of its own; it does not hang."""
-    outcome: list[Any] = []
-
-    def run() -> None:
-        try:
-            outcome.append((call(), None))
-        except BaseException as error:
-            outcome.append((None, error))
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    thread.join(30)
-    assert not thread.is_alive(), "the call hangs"
-    result, error = outcome[0]
-    if error is not None:
-        raise error
-    return result
 
 
 class LifeOfATask(RuleBasedStateMachine):
