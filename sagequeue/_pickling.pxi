@@ -4,6 +4,7 @@ cdef enum:
     SMALL_PICKLE = 1024     # bytes; what a pickler has grown to for less is of no account
     LARGE_PICKLE = 1 << 16
 
+cdef dict modules = sys.modules
 cdef Reducers plain_reducers = None
 cdef Reducers by_value_reducers = None
 
@@ -61,7 +62,7 @@ cdef class Reducers:
         return i == count
 
     cdef int refresh(self) except -1:
-        if numpy is None and "numpy" in sys.modules:
+        if numpy is None and "numpy" in modules:
             import_numpy()
         if not self.are_known():
             self.merge()

@@ -60,6 +60,7 @@ cdef enum:
     PAUSE_US = 1000       # between two attempts at what another process has in hand
 
 cdef uint64_t FOREVER = <uint64_t> -1
+cdef uint32_t NOWHERE = <uint32_t> -1
 cdef uint64_t RECOVER_EVERY_NS = 20_000_000  # by those who do not wait
 cdef uint64_t BUSY_PATIENCE_NS = 1_000_000_000  # with another that is at it
 cdef uint64_t HOLDUP_NS = 1_000_000_000  # of waiting for one participant, before it is reported
@@ -123,6 +124,7 @@ cdef class SharedQueue:
     """One participant's handle of a shared-memory queue: see :class:`sagequeue.SageQueue`."""
     cdef sq_queue queue
     cdef int state
+    cdef uint32_t open_in         # `forks` while the state is OPEN, else NOWHERE
     cdef uint32_t inside          # calls at work
     cdef uint32_t forking         # forks that have begun
     cdef uint32_t writing         # calls that write a chunk with the GIL given up
@@ -147,6 +149,13 @@ cdef class SharedQueue:
     cdef object __weakref__
 
     __class_getitem__ = classmethod(GenericAlias)
+
+    def __cinit__(self):
+        self.set_state(NEW)
+
+    cdef void set_state(self, int state) noexcept:
+        self.state = state
+        self.open_in = self.forks if state == OPEN else NOWHERE
 
     # ---- opening and closing ----
 
@@ -211,8 +220,8 @@ cdef class SharedQueue:
                 f"this handle was opened before, as that of queue {self.name!r}; "
                 "make another one for another queue"
             )
-        self.state = OPENING
         self.forks = sq_forks
+        self.set_state(OPENING)
         self.name = name
         return 0
 
@@ -222,7 +231,7 @@ cdef class SharedQueue:
         self.inline_max = sq_inline_max(&self.queue)
         self.pool_waits = True
         if self.state == OPENING:  # not after a fork that left us without an entry
-            self.state = OPEN
+            self.set_state(OPEN)
         return 0
 
     cdef void abandon_opening(self) noexcept:
@@ -232,7 +241,7 @@ cdef class SharedQueue:
             if self.state == OPENING:
                 sq_queue_leave(&self.queue)
             sq_queue_unmap(&self.queue)
-        self.state = NEW
+        self.set_state(NEW)
 
     def close(self):
         """Give up this handle; closing twice is harmless.
@@ -246,11 +255,11 @@ cdef class SharedQueue:
         if self.forks != sq_forks and self.state != NEW:
             self.check_open()
         if self.state == OPEN:
-            self.state = CLOSED
+            self.set_state(CLOSED)
             if self.inside > 0:
                 sq_wake_all(&self.queue)  # who waits comes out and leaves
         elif self.state == ORPHANED:
-            self.state = LEFT
+            self.set_state(LEFT)
         self.leave_if_idle()
 
     cdef void leave_if_idle(self) noexcept:
@@ -313,22 +322,23 @@ cdef class SharedQueue:
         if self.inside > 0:
             self.bodies += 1  # those of the thread that forked return here: keep what they look into
         self.forks = sq_forks
+        self.set_state(self.state)
         self.inside = self.forking = self.writing = self.held = 0
         if invitation.fd < 0:
             if self.forks_with_us():
                 self.orphan(SQ_SYSTEM, invitation.error)
             elif self.state == CLOSED:
-                self.state = LEFT  # the parent's other thread leaves
+                self.set_state(LEFT)  # the parent's other thread leaves
             return
         status = sq_queue_fork_child(&self.queue, invitation.take())
         if status != SQ_OK:
             self.orphan(status, errno)
         elif self.state == CLOSED:
-            self.state = LEFT  # closed by another thread between the invitation and the fork
+            self.set_state(LEFT)  # closed by another thread between the invitation and the fork
             sq_queue_leave(&self.queue)
 
     cdef void orphan(self, sq_status status, int error) noexcept:
-        self.state = ORPHANED
+        self.set_state(ORPHANED)
         self.orphaned_by = status
         self.orphaned_errno = error
 
@@ -374,7 +384,7 @@ cdef class SharedQueue:
     @cython.final
     cdef inline int enter(self) except -1:
         """Begin a call: until exit() the handle is neither left nor unmapped."""
-        if self.state != OPEN or self.forks != sq_forks:
+        if self.open_in != sq_forks:
             self.check_open()
         self.inside += 1
         return 0
@@ -382,21 +392,29 @@ cdef class SharedQueue:
     @cython.final
     cdef inline void exit(self, uint32_t forks) noexcept:
         """End a call that began after so many forks."""
-        if forks == self.forks:
+        if self.open_in == forks:
             self.inside -= 1
-            if self.state != OPEN:
-                self.leave_if_idle()
+        else:
+            self.exit_closed(forks)
+
+    cdef void exit_closed(self, uint32_t forks) noexcept:
+        if self.forks == forks:
+            self.inside -= 1
+            self.leave_if_idle()
 
     @cython.final
     cdef inline int check_call(self, uint32_t forks) except -1:
         """Whether a call may go on that began after so many forks; the error is that it may not."""
-        if self.state != OPEN or forks != self.forks or forks != sq_forks:
-            self.check_open()
-            raise QueueError(
-                f"the process forked in the middle of this call to queue {self.name!r}; the call "
-                "goes on in the parent, and the child has to make its own"
-            )
+        if self.open_in != forks or forks != sq_forks:
+            self.raise_ended_call()
         return 0
+
+    cdef int raise_ended_call(self) except -1:
+        self.check_open()
+        raise QueueError(
+            f"the process forked in the middle of this call to queue {self.name!r}; the call "
+            "goes on in the parent, and the child has to make its own"
+        )
 
     @property
     def closed(self):
@@ -1042,7 +1060,7 @@ cdef class SharedQueue:
         if decoded is not None:
             self.lost += <uint32_t> len(decoded)
         if leave:
-            self.state = LEFT
+            self.set_state(LEFT)
             self.end_invitations()
             sq_queue_leave(&self.queue)
         # only now do the items and errors go, which may run other code
