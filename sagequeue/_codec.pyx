@@ -357,7 +357,7 @@ cdef class Codec:
         where it is given; else they are copies, and those of arrays can be written.
         """
         if self.kind == KIND_PICKLE:
-            return decode_typed(tag, data, size, source, self.name)
+            return decode_typed(tag, data, size, source, self)
         if self.kind == KIND_RAW and tag == BYTES:
             return PyBytes_FromStringAndSize(<const char *> data, size)
         if self.kind == KIND_RAW and tag == BYTEARRAY:
@@ -500,7 +500,7 @@ cdef int write_body(const Encoded *encoded, object kept, unsigned char *target) 
 
 
 cdef object decode_typed(uint8_t tag, const unsigned char *data, uint64_t size, object source,
-                         str codec):
+                         Codec codec):
     if tag == BYTES:
         return PyBytes_FromStringAndSize(<const char *> data, size)
     if tag == PICKLE:
@@ -528,7 +528,7 @@ cdef object decode_typed(uint8_t tag, const unsigned char *data, uint64_t size, 
 
 
 cdef object decode_pickle(const unsigned char *data, uint64_t size, object buffers, object source,
-                          str codec):
+                          Codec codec):
     try:
         if size < WITHOUT_GIL:
             body = PyBytes_FromStringAndSize(<const char *> data, size)
@@ -538,11 +538,11 @@ cdef object decode_pickle(const unsigned char *data, uint64_t size, object buffe
             return loads(body)
         return loads(body, buffers=buffers)
     except Exception as error:
-        raise cannot_decode(codec, error, source) from error
+        raise cannot_decode(codec.name, error, source) from error
 
 
 cdef object decode_with_buffers(const unsigned char *data, uint64_t size, object source,
-                                str codec):
+                                Codec codec):
     cdef uint32_t count, i
     cdef uint64_t pickle_size, number, length, at
     cdef const char *start

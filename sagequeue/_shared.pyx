@@ -895,29 +895,27 @@ cdef class SharedQueue:
                 self.release_chunk(taken.chunk, forks)
             return item
         finally:  # an except clause would cost those that do not fail
-            try:
-                if count > 0:
-                    self.end_failed_get(taken, forks)
-            finally:
+            if count > 0:
+                self.end_failed_get(taken, forks)
+            else:
                 self.exit(forks)
 
     cdef int end_failed_get(self, const sq_taken *taken, uint32_t forks) except -1:
-        """A message whose decoding was interrupted comes with the next call; else it is consumed."""
-        cdef Batch batch
+        """End a get() whose message could not be decoded. If that was interrupted, the message comes
+        with the next call; else it is consumed."""
         cdef bint interrupted = True
         error = sys.exc_info()[1]
         try:
-            interrupted = may_come_again(error)  # which may be interrupted itself
+            try:
+                interrupted = may_come_again(error)  # which may be interrupted itself
+            finally:
+                if interrupted:
+                    self.defer_message(taken, forks)
+                elif taken.storage == SQ_IN_CHUNK:
+                    self.release_chunk(taken.chunk, forks)
+            raise_interruption(error)
         finally:
-            if interrupted:
-                batch = Batch.of(self, 1)
-                batch.forks = forks
-                memcpy(batch.records, taken, batch.stride)
-                batch.end = 1
-                self.defer(batch)
-            elif taken.storage == SQ_IN_CHUNK:
-                self.release_chunk(taken.chunk, forks)
-        raise_interruption(error)
+            self.exit(forks)
         return 0
 
     def get_nowait(self):
@@ -1044,6 +1042,14 @@ cdef class SharedQueue:
         if batch.forks == self.forks and self.is_member():
             batch.newer = self.deferred
             self.deferred = batch
+
+    cdef int defer_message(self, const sq_taken *taken, uint32_t forks) except -1:
+        cdef Batch batch = Batch.of(self, 1)
+        batch.forks = forks
+        memcpy(batch.records, taken, batch.stride)
+        batch.end = 1
+        self.defer(batch)
+        return 0
 
     cdef void give_back_deferred(self, bint leave) noexcept:
         """Have the queue deliver them again, and then leave it or not."""
