@@ -6,14 +6,15 @@
 #ifndef SQ_HANDLE_H
 #define SQ_HANDLE_H
 
+#include "inherited.h"
 #include "segment.h"
 
 typedef struct sq_queue {
     sq_segment segment;
     sq_header *header;
     sq_participant *self;
-    void *locks; /* keeps the participant's locks */
-    uint32_t id; /* index in the participant table + 1 */
+    sq_inherited_page *locks; /* keeps the participant's locks */
+    uint32_t id;              /* index in the participant table + 1 */
     bool single_producer;
     bool single_consumer;
     bool producing; /* role taken */

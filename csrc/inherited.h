@@ -26,8 +26,11 @@ void sq_inherited_remove(int fd);
 uint64_t sq_inherited_serial(int fd);
 
 /* The same for a page of fd's file that is mapped to keep a lock. MADV_DONTFORK does that too, but
- * is ignored where qemu emulates the process. */
-bool sq_inherited_add_page(void *page, int fd);
-void sq_inherited_remove_page(void *page);
+ * is ignored where qemu emulates the process. NULL: errno says. */
+typedef struct sq_inherited_page sq_inherited_page;
+sq_inherited_page *sq_inherited_add_page(void *address, int fd);
+
+/* Unmap it and forget it. In a child, which does not have the page, only the latter. */
+void sq_inherited_unmap_page(sq_inherited_page *page);
 
 #endif

@@ -14,6 +14,7 @@
 #ifndef SQ_LOCK_H
 #define SQ_LOCK_H
 
+#include "inherited.h"
 #include "segment.h"
 
 /* What a byte of the file stands for; the bytes' contents do not matter. */
@@ -36,9 +37,8 @@ void sq_lock_drop(int fd, uint32_t byte);
  * would be taken for dead. */
 bool sq_lock_is_refused(const sq_segment *segment, uint32_t byte, sq_lock_kind kind);
 
-/* Keep what fd holds, beyond its closing, for as long as this process lives and does not forget it.
- * NULL: errno says. */
-void *sq_lock_keep(int fd);
-void sq_lock_forget(void *kept);
+/* Keep what fd holds, beyond its closing, until this process ends or sq_inherited_unmap_page. NULL:
+ * errno says. */
+sq_inherited_page *sq_lock_keep(int fd);
 
 #endif

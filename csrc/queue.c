@@ -1,7 +1,6 @@
 #include "queue.h"
 
 #include "control.h"
-#include "inherited.h"
 #include "pool.h"
 #include "recovery.h"
 
@@ -105,8 +104,8 @@ sq_status sq_queue_open_readonly(sq_queue *queue, const char *file_name) {
 }
 
 /* Enter the table; one that is full may be full of the dead. */
-static sq_status enter(sq_queue *queue, sq_membership *membership) {
-    sq_status status = sq_participant_enter(queue, membership);
+static sq_status enter(sq_queue *queue) {
+    sq_status status = sq_participant_enter(queue);
     if (status != SQ_TABLE_FULL) {
         return status;
     }
@@ -115,17 +114,13 @@ static sq_status enter(sq_queue *queue, sq_membership *membership) {
     if (status != SQ_OK && status != SQ_BUSY) {
         return status;
     }
-    sq_status again = sq_participant_enter(queue, membership);
+    sq_status again = sq_participant_enter(queue);
     return again == SQ_TABLE_FULL && status == SQ_BUSY ? SQ_BUSY : again;
 }
 
 /* Take part, and end the invitation, if there is one. */
 static sq_status join(sq_queue *queue, int invitation) {
-    sq_membership membership;
-    sq_status status = enter(queue, &membership);
-    if (status == SQ_OK) {
-        status = sq_participant_adopt(queue, &membership);
-    }
+    sq_status status = enter(queue);
     int error = errno;
     if (invitation >= 0) {
         sq_queue_end_invitation(queue, invitation);
@@ -203,7 +198,10 @@ void sq_queue_end_invitation(sq_queue *queue, int invitation) {
 
 sq_status sq_queue_fork_child(sq_queue *queue, int invitation) {
     queue->self = NULL; /* the parent's, like its locks, which are not mapped here */
-    queue->locks = NULL;
+    if (queue->locks != NULL) {
+        sq_inherited_unmap_page(queue->locks);
+        queue->locks = NULL;
+    }
     queue->id = 0;
     queue->producing = false;
     queue->consuming = false;

@@ -138,6 +138,7 @@ cdef class SharedQueue:
     cdef uint64_t holdup_since    # 0: reported
     cdef uint32_t inline_max
     cdef bint mapped
+    cdef bint registered          # for forks and for the end of the process
     cdef bint pool_waits          # a chunk came free since the last one that did not come in time
     cdef Batch deferred           # taken, not yet delivered: oldest first
     cdef list decoded             # the items of a get_many() that was interrupted
@@ -1004,9 +1005,9 @@ cdef class SharedQueue:
                 self.consume(batch)
                 # not in a child that it forked, and not after leaving at the end of the process
                 return batch.forks == self.forks and self.is_member()
-        if items and isinstance(batch.error, Exception) and not may_come_again(batch.error):
-            return False
         interrupted = may_come_again(batch.error)
+        if items and isinstance(batch.error, Exception) and not interrupted:
+            return False
         error, batch.error = batch.error, None
         if interrupted:
             raise_interruption(error)
