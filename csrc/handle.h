@@ -30,7 +30,7 @@ typedef struct sq_queue {
     _Atomic uint64_t control_seen; /* control word after which nothing was left to deliver again */
     _Atomic uint64_t spin_ns;      /* how long waiting by spinning has paid off lately */
     _Atomic bool end_pending;      /* drained, but the dead are not settled yet */
-    atomic_flag recovering;        /* a thread of this handle is at it */
+    atomic_flag recovering;        /* a thread of this handle is in sq_recover */
     char file_name[SQ_QUEUE_NAME_MAX + 1];
 } sq_queue;
 

@@ -86,8 +86,8 @@ sq_status sq_participant_enter(sq_queue *queue) {
 }
 
 void sq_participant_exit(sq_queue *queue) {
-    /* release, pairs with load_identity: all that we did is visible to whoever takes the entry next
-     */
+    /* release, pairs with load_identity: all that we did is visible to the entry's next
+     * participant */
     atomic_store_explicit(&queue->self->identity, 0, memory_order_release);
     queue->self = NULL;
     sq_inherited_unmap_page(queue->locks);

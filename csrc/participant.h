@@ -20,10 +20,10 @@ sq_status sq_participant_enter(sq_queue *queue);
 /* Give up a handle's entry and locks; what it held has been settled. */
 void sq_participant_exit(sq_queue *queue);
 
-/* Whether the participant in this entry is dead; nobody but a recoverer changes the entry then. */
+/* Whether the participant in this entry is dead; only a recoverer changes the entry then. */
 bool sq_participant_is_dead(const sq_queue *queue, uint32_t index);
 
-/* Whether somebody alive is in this entry; in doubt, yes. */
+/* Whether a live participant is in this entry; yes if that cannot be determined. */
 bool sq_participant_lives(const sq_queue *queue, uint32_t index);
 
 /* The identity of a participant other than `but` (an index) whose intent to put, or to take, covers

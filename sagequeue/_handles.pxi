@@ -8,8 +8,8 @@ cdef Py_ssize_t handles_to_tidy = 16
 
 
 cdef int register(SharedQueue handle) except -1:
-    """Add a handle to the list of this process. References to handles that are gone are removed when
-    the list has doubled."""
+    """Add a handle to the list of this process. References to handles that are gone are removed
+    when the list has doubled."""
     global handles_to_tidy
     if handle.registered:
         return 0

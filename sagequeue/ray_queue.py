@@ -33,11 +33,11 @@ from sagequeue.ray_broker import BATCH, CALL_BYTES, Broker
 
 T = TypeVar("T")
 
-PATIENCE = 1.0
+POLL_SECONDS = 1.0
 """Seconds that one call waits in the actor; then the caller asks again."""
 
-FAREWELL = 1.0
-"""Seconds within which Ray ends an actor that nobody holds any more."""
+ACTOR_EXIT_GRACE_SECONDS = 1.0
+"""Seconds within which Ray ends an actor after its last handle is gone."""
 
 # When this process last gave up a handle of a queue, by the queue's name.
 _given_up: dict[str, float] = {}
@@ -57,7 +57,7 @@ class RayLease(Generic[T]):
     """An item that stays with the broker of a Ray queue until it is released.
 
     Attributes:
-        deliveries: how often it was claimed before by somebody who did not release it.
+        deliveries: how often it was claimed before and not released.
     """
 
     def __init__(self, queue: RayQueue[T], number: int, data: bytes, deliveries: int) -> None:
@@ -79,8 +79,8 @@ class RayLease(Generic[T]):
 class RayQueue(Closing, Generic[T]):
     """A FIFO queue for the tasks, actors and drivers of one Ray cluster.
 
-    It may be passed to any of them. With a ``name``, whoever makes a RayQueue of that name in the
-    same Ray namespace gets the same queue. Items are pickled by cloudpickle.
+    It may be passed to any of them. With a ``name``, every RayQueue of that name in the same Ray
+    namespace is the same queue. Items are pickled by cloudpickle.
 
     Raises:
         BackendUnavailable: ray is not installed or ``ray.init()`` was not called; later, from
@@ -148,7 +148,7 @@ class RayQueue(Closing, Generic[T]):
     def _put_batch(self, batch: list[bytes], deadline: float | None, total: int) -> int:
         while batch:
             left = _left(deadline)
-            accepted, is_shutdown = self._ask("put_many", batch, min(left, PATIENCE))
+            accepted, is_shutdown = self._ask("put_many", batch, min(left, POLL_SECONDS))
             total += accepted
             batch = batch[accepted:]
             if is_shutdown:
@@ -234,7 +234,7 @@ class RayQueue(Closing, Generic[T]):
     def _await_claims(self, claimant: str, most: int, deadline: float | None) -> None:
         while not self._own.claimed:
             left = _left(deadline)
-            claims, drained = self._ask("claim_many", claimant, most, min(left, PATIENCE))
+            claims, drained = self._ask("claim_many", claimant, most, min(left, POLL_SECONDS))
             self._own.claimed.extend(RayLease(self, *claim) for claim in claims)
             if drained:
                 raise ShutDown(f"queue {self.name!r} was shut down and nothing is left to get")
@@ -245,7 +245,7 @@ class RayQueue(Closing, Generic[T]):
         while True:
             left = _left(deadline)
             batch, drained = self._ask(
-                "get_many", self._own.name, self._own.request, most, min(left, PATIENCE)
+                "get_many", self._own.name, self._own.request, most, min(left, POLL_SECONDS)
             )
             if batch:
                 self._own.request += 1
@@ -275,7 +275,7 @@ class RayQueue(Closing, Generic[T]):
 
     def join(self) -> None:
         """Wait until every item put has been answered by ``task_done()``."""
-        while not self._ask("join", PATIENCE):
+        while not self._ask("join", POLL_SECONDS):
             pass
 
     def shutdown(self, immediate: bool = False) -> None:
@@ -283,7 +283,7 @@ class RayQueue(Closing, Generic[T]):
         self._ask("shutdown", immediate)
 
     def close(self) -> None:
-        """Give up this handle. Ray ends the actor when nobody holds a handle any more."""
+        """Give up this handle. Ray ends the actor after the last handle is given up."""
         if not self.closed:
             self._tell("forget", self._handle)
             self.closed = True
@@ -356,7 +356,7 @@ def _reopen(kind: type[RayQueue[Any]], name: str, maxsize: int, actor: Any) -> R
 def _note_given_up(name: str) -> None:
     now = time.monotonic()
     for other, at in list(_given_up.items()):
-        if now - at > FAREWELL:
+        if now - at > ACTOR_EXIT_GRACE_SECONDS:
             _given_up.pop(other, None)
     _given_up[name] = now
 
@@ -369,14 +369,14 @@ def _broker_of(name: str, actor_name: str) -> Any:
     """
     import ray
 
-    until = _given_up.get(name, -FAREWELL) + FAREWELL
+    until = _given_up.get(name, -ACTOR_EXIT_GRACE_SECONDS) + ACTOR_EXIT_GRACE_SECONDS
     while actor_name in ray.util.list_named_actors():
         if time.monotonic() >= until:
             try:
                 actor = ray.get_actor(actor_name)
                 ray.get(actor.qsize.remote())
             except (ValueError, ray.exceptions.RayActorError):
-                until = time.monotonic() + FAREWELL
+                until = time.monotonic() + ACTOR_EXIT_GRACE_SECONDS
             else:
                 return actor
         time.sleep(0.005)
@@ -404,4 +404,4 @@ def _check_most(max_items: int | None) -> None:
 
 
 def _left(deadline: float | None) -> float:
-    return PATIENCE if deadline is None else max(0.0, deadline - time.monotonic())
+    return POLL_SECONDS if deadline is None else max(0.0, deadline - time.monotonic())

@@ -475,7 +475,7 @@ static void execute_another_program(forked *child) {
     abort();
 }
 
-/* Another program in the same process is nobody who takes part. */
+/* A program that the process executes does not take part. */
 static void who_executes_another_program_has_left(void) {
     sq_queue queue;
     create_with(&queue, options_of(MPMC, 0, 64));
@@ -543,7 +543,8 @@ static void a_newcomer_in_vain_removes_the_queue(void) {
     CHECK(sq_participant_enter(&queue) == SQ_TABLE_FULL);
     close_queue(&second);
     close_queue(&queue);
-    CHECK(count_files(queue.file_name, false) == 1); /* it stands in the door */
+    CHECK(count_files(queue.file_name, false) ==
+          1); /* the descriptor with the members' lock keeps it */
     close(fd);
     CHECK(sq_queue_attach(&newcomer, queue.file_name) == SQ_OK);
     close_queue(&newcomer);
@@ -708,8 +709,8 @@ static void the_living_are_told_from_the_dead(void) {
     close_queue(&f.queue);
 }
 
-/* Whoever cannot tell must not conclude that somebody is dead: here the descriptor is gone, or
- * stands for another file. */
+/* A participant that cannot tell must not conclude that another one is dead: here the descriptor is
+ * gone, or stands for another file. */
 static void a_lost_descriptor_makes_nobody_dead(void) {
     sq_queue queue, other;
     uint32_t found;
