@@ -168,8 +168,9 @@ cdef class Lease:
             self.reject()
 
     def __repr__(self):
-        state = "ended" if self.body is None else f"{self.body.size} bytes"
-        return f"<Lease of {'?' if self.body is None else self.body.owner.name!r}, {state}>"
+        if self.body is None:
+            return "<Lease, ended>"
+        return f"<Lease of {self.body.owner.name!r}, {self.body.size} bytes>"
 
 
 cdef class Loan:
