@@ -16,8 +16,10 @@ message a producer had in hand when it died may have been put or not.
 
 *Stall* is the longest that any consumer waited for a message while a producer lived, and any
 producer for room: what a survivor feels of the deaths of others. Time during which a worker was
-stopped does not count, because others may have to wait for it. *Memory growth* is what this process
-and the queue's segment took in the end beyond what they took after a quarter of all that.
+stopped does not count, because others may have to wait for it. *Oversleep* is how much longer than
+asked for a sleep of this process lasted at most: a stall that is not much longer is the machine's.
+*Memory growth* is what this process and the queue's segment took in the end beyond what they took
+after a quarter of all that.
 """
 
 from __future__ import annotations
@@ -56,7 +58,7 @@ NOTABLE_SECONDS = 0.01  # a wait that is written down
 
 _PUTS = struct.Struct("<QQ")  # about to put, put
 _SIGHTING = struct.Struct("<QQQ")  # producer, number, redelivered | torn << 1
-_WAIT = struct.Struct("<dd")  # from, until
+_WAIT = struct.Struct("<ddQQ")  # from, until, 0 to put or 1 to claim, pid
 
 
 def body_of(producer: int, number: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
@@ -93,6 +95,8 @@ class Report:
     duplicates: int = 0
     taken: int = 0
     stall: float = 0.0
+    stalled: str = ""
+    oversleep: float = 0.0
     failed_workers: int = 0
     pool_whole: bool = False
     slots_whole: bool = False
@@ -130,6 +134,7 @@ class Soak:
         self.stopped: dict[int, tuple[float, float]] = {}  # since when, until when
         self.stops: list[tuple[float, float]] = []  # that are over
         self.report = Report()
+        self.began = time.monotonic()
 
     def produce(self, producer: int) -> None:
         """The life of a producer."""
@@ -139,7 +144,7 @@ class Soak:
             message = message_of(producer, number)
             start = time.monotonic()
             self.queue.put(message, timeout=PATIENCE_SECONDS)
-            self._waited(start)
+            self._waited(start, 0)
             number += 1
             _PUTS.pack_into(self.puts, at, number, number)
 
@@ -152,16 +157,16 @@ class Soak:
                 lease = self.queue.claim(timeout=PATIENCE_SECONDS)
             except ShutDown:
                 return
-            self._waited(start)
+            self._waited(start, 1)
             producer, number, _ = lease.item
             flags = lease.redelivered | (not is_whole(lease.item)) << 1
             os.write(log, _SIGHTING.pack(producer, number, flags))
             lease.release()
 
-    def _waited(self, start: float) -> None:
+    def _waited(self, start: float, kind: int) -> None:
         now = time.monotonic()
         if now - start >= NOTABLE_SECONDS:
-            os.write(self.waits, _WAIT.pack(start, now))
+            os.write(self.waits, _WAIT.pack(start, now, kind, os.getpid()))
 
     def start_producer(self) -> None:
         """One more."""
@@ -214,6 +219,11 @@ class Soak:
     def _stop_is_over(self, pid: int) -> None:
         self.stops.append((self.stopped.pop(pid)[0], time.monotonic()))
 
+    def _sleep(self, seconds: float) -> None:
+        before = time.monotonic()
+        time.sleep(seconds)
+        self.report.oversleep = max(self.report.oversleep, time.monotonic() - before - seconds)
+
     def memory(self) -> int:
         """Bytes that this process and the queue's segment take."""
         segment = os.stat(f"/dev/shm/sagequeue-{self.queue.name}")
@@ -228,10 +238,9 @@ class Soak:
             self.start_producer()
         for _ in range(consumers):
             self.start_consumer()
-        start = time.monotonic()
         memory = 0
         while (ahead := max(0, kills - report.kills) + stops - report.stops) > 0:
-            time.sleep(chance.random() * 0.01)
+            self._sleep(chance.random() * 0.01)
             self.continue_those_due(time.monotonic())
             if chance.randrange(ahead) < stops - report.stops:
                 longest = SHORT_STOP_SECONDS if chance.random() < 0.8 else LONG_STOP_SECONDS
@@ -250,7 +259,7 @@ class Soak:
         self.queue.shutdown()
         for pid in self.workers:
             self.report.failed_workers += os.waitpid(pid, 0)[1] != 0
-        self.report.seconds = time.monotonic() - start
+        self.report.seconds = time.monotonic() - self.began
         self._account()
         self._inspect()
         return self.report
@@ -276,9 +285,11 @@ class Soak:
         report.duplicates = sum(max(0, flags.count(False) - 1) for flags in seen.values())
         report.taken = sum(times - 1 for times in released.values())
         stops = merged(self.stops)
-        report.stall = max(
-            (lasting(wait, stops) for wait in records(self.folder / "waits", _WAIT)), default=0.0
-        )
+        waits = [(lasting(wait, stops), wait) for wait in records(self.folder / "waits", _WAIT)]
+        if waits:
+            report.stall, (start, _, kind, pid) = max(waits)
+            call = ("put", "claim")[kind]
+            report.stalled = f"{call} of process {pid}, {start - self.began:.1f} s after the start"
         self._distinct = len(seen)
 
     def _inspect(self) -> None:
@@ -315,7 +326,7 @@ def merged(spans: list[tuple[float, float]]) -> list[tuple[float, float]]:
 
 def lasting(wait: tuple[Any, ...], stops: list[tuple[float, float]]) -> float:
     """Seconds that a wait lasted while nobody was stopped."""
-    start, end = wait
+    start, end, *_ = wait
     stopped = sum(max(0.0, min(end, until) - max(start, since)) for since, until in stops)
     return float(end - start - stopped)
 

@@ -40,7 +40,7 @@ void sq_shutdown(sq_queue *queue, bool immediate) {
 
 bool sq_is_drained(const sq_queue *queue) {
     const sq_header *header = queue->header;
-    /* the control word first, which is seldom written: the tail is the producers' line */
+    /* the control word first: it rarely changes, while producers write the tail's cache line */
     if (!(sq_control(queue) & (SQ_SHUTDOWN | SQ_SHUTDOWN_IMMEDIATE))) {
         return false;
     }

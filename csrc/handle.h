@@ -7,14 +7,15 @@
 #ifndef SQ_HANDLE_H
 #define SQ_HANDLE_H
 
+#include "inherited.h"
 #include "segment.h"
 
 typedef struct sq_queue {
     sq_segment segment;
     sq_header *header;
     sq_participant *self;
-    void *locks; /* keeps the participant's locks */
-    uint32_t id; /* index in the participant table + 1 */
+    sq_inherited_page *locks; /* keeps the participant's locks */
+    uint32_t id;              /* index in the participant table + 1 */
     bool single_producer;
     bool single_consumer;
     bool producing; /* role taken */
@@ -31,7 +32,7 @@ typedef struct sq_queue {
     _Atomic uint64_t spin_ns;      /* how long waiting by spinning has paid off lately */
     _Atomic bool end_pending;      /* drained, but the dead are not settled yet */
     _Atomic bool wakeup;           /* a take that would wait is to return instead: see sq_wakeup */
-    atomic_flag recovering;        /* a thread of this handle is at it */
+    atomic_flag recovering;        /* a thread of this handle is in sq_recover */
     char file_name[SQ_QUEUE_NAME_MAX + 1];
 } sq_queue;
 

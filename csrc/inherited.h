@@ -22,12 +22,15 @@ bool sq_inherited_add(int fd, bool hand_on);
 void sq_inherited_remove(int fd);
 
 /* How often this number has been added: it tells a descriptor from a later one of the same number,
- * which it gets when somebody has closed it behind our back. 0: it is not there. */
+ * which is possible when other code of the process has closed it. 0: it is not there. */
 uint64_t sq_inherited_serial(int fd);
 
 /* The same for a page of fd's file that is mapped to keep a lock. MADV_DONTFORK does that too, but
- * is ignored where qemu emulates the process. */
-bool sq_inherited_add_page(void *page, int fd);
-void sq_inherited_remove_page(void *page);
+ * is ignored where qemu emulates the process. NULL: errno says. */
+typedef struct sq_inherited_page sq_inherited_page;
+sq_inherited_page *sq_inherited_add_page(void *address, int fd);
+
+/* Unmap it and forget it. In a child, which does not have the page, only the latter. */
+void sq_inherited_unmap_page(sq_inherited_page *page);
 
 #endif

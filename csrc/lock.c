@@ -1,7 +1,5 @@
 #include "lock.h"
 
-#include "inherited.h"
-
 #include <errno.h>
 #include <fcntl.h>
 #include <sys/mman.h>
@@ -37,21 +35,19 @@ bool sq_lock_is_refused(const sq_segment *segment, uint32_t byte, sq_lock_kind k
     return !sq_segment_is_open(segment);
 }
 
-void *sq_lock_keep(int fd) {
-    void *kept = mmap(NULL, SQ_PAGE, PROT_NONE, MAP_SHARED, fd, 0);
-    if (kept == MAP_FAILED) {
+sq_inherited_page *sq_lock_keep(int fd) {
+    void *address = mmap(NULL, SQ_PAGE, PROT_NONE, MAP_SHARED, fd, 0);
+    if (address == MAP_FAILED) {
         return NULL;
     }
-    if (madvise(kept, SQ_PAGE, MADV_DONTFORK) != 0 || !sq_inherited_add_page(kept, fd)) {
+    sq_inherited_page *kept = NULL;
+    if (madvise(address, SQ_PAGE, MADV_DONTFORK) == 0) {
+        kept = sq_inherited_add_page(address, fd);
+    }
+    if (kept == NULL) {
         int error = errno;
-        munmap(kept, SQ_PAGE);
+        munmap(address, SQ_PAGE);
         errno = error;
-        return NULL;
     }
     return kept;
-}
-
-void sq_lock_forget(void *kept) {
-    sq_inherited_remove_page(kept);
-    munmap(kept, SQ_PAGE);
 }

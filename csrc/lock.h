@@ -2,8 +2,8 @@
  *
  * An open file description lock lives as long as its description. A participant keeps a description
  * with its locks by a one-page mapping that a fork does not inherit and no stray close() can lose:
- * the kernel drops it when the process dies or executes another program, in whatever pid or time
- * namespace it is. The locks of the recoverer, and of one who removes a queue, are held for a
+ * the kernel drops it when the process dies or executes another program, in any pid or time
+ * namespace. The locks of the recoverer, and of one who removes a queue, are held for a
  * moment through the segment's own descriptor. No lock is ever waited for.
  *
  *   if (sq_lock_try(segment->fd, SQ_LOCK_RECOVERY, SQ_LOCK_EXCLUSIVE) == SQ_OK) {
@@ -14,6 +14,7 @@
 #ifndef SQ_LOCK_H
 #define SQ_LOCK_H
 
+#include "inherited.h"
 #include "segment.h"
 
 /* What a byte of the file stands for; the bytes' contents do not matter. */
@@ -32,13 +33,12 @@ typedef enum sq_lock_kind { SQ_LOCK_SHARED, SQ_LOCK_EXCLUSIVE } sq_lock_kind;
 sq_status sq_lock_try(int fd, uint32_t byte, sq_lock_kind kind);
 void sq_lock_drop(int fd, uint32_t byte);
 
-/* Whether a lock of this kind would be refused. True also when it cannot be told: what looks free
- * would be taken for dead. */
+/* Whether a lock of this kind would be refused. True also when that cannot be determined, because
+ * the holder of a free lock is taken for dead. */
 bool sq_lock_is_refused(const sq_segment *segment, uint32_t byte, sq_lock_kind kind);
 
-/* Keep what fd holds, beyond its closing, for as long as this process lives and does not forget it.
- * NULL: errno says. */
-void *sq_lock_keep(int fd);
-void sq_lock_forget(void *kept);
+/* Keep what fd holds, beyond its closing, until this process ends or sq_inherited_unmap_page. NULL:
+ * errno says. */
+sq_inherited_page *sq_lock_keep(int fd);
 
 #endif

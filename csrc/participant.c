@@ -1,7 +1,5 @@
 #include "participant.h"
 
-#include "inherited.h"
-
 #include <errno.h>
 #include <unistd.h>
 
@@ -41,63 +39,58 @@ static sq_status enter_at(const sq_queue *queue, int fd, uint32_t index, uint64_
     return status;
 }
 
-static sq_status enter_anywhere(const sq_queue *queue, sq_membership *membership) {
-    sq_status status = sq_lock_try(membership->fd, SQ_LOCK_MEMBERS, SQ_LOCK_SHARED);
+/* `index` is set when an entry was taken. */
+static sq_status enter_anywhere(const sq_queue *queue, int fd, uint32_t *index) {
+    sq_status status = sq_lock_try(fd, SQ_LOCK_MEMBERS, SQ_LOCK_SHARED);
     if (status != SQ_OK) {
         return status == SQ_BUSY ? SQ_GONE : status;
     }
     /* relaxed: only that no two are the same matters */
     uint64_t identity = identity_of(
         atomic_fetch_add_explicit(&queue->header->incarnations, 1, memory_order_relaxed) + 1);
-    for (uint32_t index = 0; index < queue->segment.participants; index++) {
-        status = enter_at(queue, membership->fd, index, identity);
+    for (*index = 0; *index < queue->segment.participants; ++*index) {
+        status = enter_at(queue, fd, *index, identity);
         if (status != SQ_BUSY) {
-            membership->id = index + 1;
             return status;
         }
     }
     return SQ_TABLE_FULL;
 }
 
-static void close_membership(sq_membership *membership) {
-    int error = errno;
-    sq_inherited_remove(membership->fd);
-    close(membership->fd);
-    membership->fd = -1;
-    errno = error;
-}
-
-sq_status sq_participant_enter(const sq_queue *queue, sq_membership *membership) {
-    membership->id = 0;
-    membership->fd = sq_segment_reopen(&queue->segment);
-    if (membership->fd < 0) {
-        return SQ_SYSTEM;
-    }
-    sq_status status =
-        sq_inherited_add(membership->fd, false) ? enter_anywhere(queue, membership) : SQ_SYSTEM;
+static sq_status enter_and_keep(sq_queue *queue, int fd) {
+    uint32_t index;
+    sq_status status = enter_anywhere(queue, fd, &index);
     if (status != SQ_OK) {
-        close_membership(membership);
+        return status;
     }
-    return status;
-}
-
-sq_status sq_participant_adopt(sq_queue *queue, sq_membership *membership) {
-    queue->locks = sq_lock_keep(membership->fd);
-    close_membership(membership);
+    queue->locks = sq_lock_keep(fd);
     if (queue->locks == NULL) {
         return SQ_SYSTEM; /* without its lock the entry is a dead one's, and is settled as such */
     }
-    queue->self = sq_entry_at(queue, membership->id - 1);
-    queue->id = membership->id;
+    queue->self = sq_entry_at(queue, index);
+    queue->id = index + 1;
     return SQ_OK;
 }
 
+sq_status sq_participant_enter(sq_queue *queue) {
+    int fd = sq_segment_reopen(&queue->segment);
+    if (fd < 0) {
+        return SQ_SYSTEM;
+    }
+    sq_status status = sq_inherited_add(fd, false) ? enter_and_keep(queue, fd) : SQ_SYSTEM;
+    int error = errno;
+    sq_inherited_remove(fd);
+    close(fd);
+    errno = error;
+    return status;
+}
+
 void sq_participant_exit(sq_queue *queue) {
-    /* release, pairs with load_identity: all that we did is visible to whoever takes the entry next
-     */
+    /* release, pairs with load_identity: all that we did is visible to the entry's next
+     * participant */
     atomic_store_explicit(&queue->self->identity, 0, memory_order_release);
     queue->self = NULL;
-    sq_lock_forget(queue->locks);
+    sq_inherited_unmap_page(queue->locks);
     queue->locks = NULL;
 }
 

@@ -8,31 +8,22 @@
 #include "lock.h"
 #include "words.h"
 
-/* A participant that no handle has yet: an entry of the table and an open file description with its
- * locks. fd is -1 where there is none. */
-typedef struct sq_membership {
-    int fd;
-    uint32_t id;
-} sq_membership;
-
 static inline uint32_t sq_identity_pid(uint64_t identity) {
     return (uint32_t)(identity & ((UINT64_C(1) << SQ_PID_BITS) - 1));
 }
 
-/* SQ_TABLE_FULL: no entry is free; SQ_GONE: the queue is being removed; SQ_SYSTEM. A caller that
- * fails has been a member for a moment: it must look whether it was the last one. */
-sq_status sq_participant_enter(const sq_queue *queue, sq_membership *membership);
-
-/* Take part by this membership, whose descriptor is closed; SQ_SYSTEM. */
-sq_status sq_participant_adopt(sq_queue *queue, sq_membership *membership);
+/* Take part: an entry of the table for this handle, and its lock. SQ_TABLE_FULL: no entry is free;
+ * SQ_GONE: the queue is being removed; SQ_SYSTEM. A caller that fails has been a member for a
+ * moment: it must look whether it was the last one. */
+sq_status sq_participant_enter(sq_queue *queue);
 
 /* Give up a handle's entry and locks; what it held has been settled. */
 void sq_participant_exit(sq_queue *queue);
 
-/* Whether the participant in this entry is dead; nobody but a recoverer changes the entry then. */
+/* Whether the participant in this entry is dead; only a recoverer changes the entry then. */
 bool sq_participant_is_dead(const sq_queue *queue, uint32_t index);
 
-/* Whether somebody alive is in this entry; in doubt, yes. */
+/* Whether a live participant is in this entry; yes if that cannot be determined. */
 bool sq_participant_lives(const sq_queue *queue, uint32_t index);
 
 /* The identity of a participant other than `but` (an index) whose intent to put, or to take, covers

@@ -246,7 +246,8 @@ static void free_held(sq_queue *queue, uint32_t chunk, uint32_t holder) {
 void sq_chunk_release(sq_queue *queue, uint32_t chunk) {
     sq_chunk *entry = sq_chunk_at(queue, chunk);
     if (SQ_ONCE(entry->external) != 0) {
-        /* the message is done with before its body goes: nobody is to be given it without */
+        /* mark the message as done with before its body is removed, so that no consumer is given a
+         * message without a body */
         if (change_word(queue, chunk, queue->id, pinned_by_holder) == 0) {
             return;
         }
@@ -294,7 +295,7 @@ sq_status sq_external_acquire(sq_queue *queue, uint64_t bytes, uint32_t *chunk,
     /* relaxed: only that no two are the same matters */
     uint64_t number =
         atomic_fetch_add_explicit(&queue->header->external_segments, 1, memory_order_relaxed) + 1;
-    /* on record before it exists: whoever frees the chunk removes the segment, should we die */
+    /* on record before it exists: if we die, the recoverer that frees the chunk removes it, too */
     sq_chunk_at(queue, *chunk)->external = number;
     external_name(queue, number, name);
     status = sq_external_create(name, bytes, data);

@@ -45,7 +45,7 @@ sq_status sq_external_acquire(sq_queue *queue, uint64_t bytes, uint32_t *chunk,
 /* SQ_EMPTY: the chunk holds the body itself, all `bytes` of it; SQ_GONE: the queue was removed, and
  * its messages with it. */
 sq_status sq_external_map(sq_queue *queue, uint32_t chunk, uint64_t bytes, unsigned char **data);
-/* Remove all segments of messages, which nobody will take any more. */
+/* Remove the segments of all messages: the queue is being removed. */
 void sq_external_drop_all(sq_queue *queue);
 
 #endif

@@ -1,7 +1,6 @@
 #include "queue.h"
 
 #include "control.h"
-#include "inherited.h"
 #include "pool.h"
 #include "recovery.h"
 
@@ -28,7 +27,7 @@ static sq_status lock_name(int fd) {
     return sq_lock_try(fd, SQ_LOCK_NAME, SQ_LOCK_EXCLUSIVE);
 }
 
-/* SQ_EXISTS unless nobody takes part, and from then on nobody can. */
+/* Lock out participants, current and future ones: SQ_EXISTS if there is one. */
 static sq_status shut_out_members(const sq_segment *segment) {
     sq_status status = sq_lock_try(segment->fd, SQ_LOCK_MEMBERS, SQ_LOCK_EXCLUSIVE);
     if (status != SQ_BUSY) {
@@ -105,8 +104,8 @@ sq_status sq_queue_open_readonly(sq_queue *queue, const char *file_name) {
 }
 
 /* Enter the table; one that is full may be full of the dead. */
-static sq_status enter(sq_queue *queue, sq_membership *membership) {
-    sq_status status = sq_participant_enter(queue, membership);
+static sq_status enter(sq_queue *queue) {
+    sq_status status = sq_participant_enter(queue);
     if (status != SQ_TABLE_FULL) {
         return status;
     }
@@ -115,17 +114,13 @@ static sq_status enter(sq_queue *queue, sq_membership *membership) {
     if (status != SQ_OK && status != SQ_BUSY) {
         return status;
     }
-    sq_status again = sq_participant_enter(queue, membership);
+    sq_status again = sq_participant_enter(queue);
     return again == SQ_TABLE_FULL && status == SQ_BUSY ? SQ_BUSY : again;
 }
 
 /* Take part, and end the invitation, if there is one. */
 static sq_status join(sq_queue *queue, int invitation) {
-    sq_membership membership;
-    sq_status status = enter(queue, &membership);
-    if (status == SQ_OK) {
-        status = sq_participant_adopt(queue, &membership);
-    }
+    sq_status status = enter(queue);
     int error = errno;
     if (invitation >= 0) {
         sq_queue_end_invitation(queue, invitation);
@@ -203,7 +198,10 @@ void sq_queue_end_invitation(sq_queue *queue, int invitation) {
 
 sq_status sq_queue_fork_child(sq_queue *queue, int invitation) {
     queue->self = NULL; /* the parent's, like its locks, which are not mapped here */
-    queue->locks = NULL;
+    if (queue->locks != NULL) {
+        sq_inherited_unmap_page(queue->locks);
+        queue->locks = NULL;
+    }
     queue->id = 0;
     queue->producing = false;
     queue->consuming = false;
@@ -261,11 +259,11 @@ static sq_status remove_mapped(sq_queue *queue, bool force) {
         status = lock_name(queue->segment.fd);
     }
     if (status != SQ_SYSTEM && !sq_segment_has_name(&queue->segment, queue->file_name)) {
-        status = SQ_GONE; /* whoever refused us may have just removed it */
+        status = SQ_GONE; /* the one that refused us may have just removed it */
     }
     if (status == SQ_OK) {
         if (force) {
-            sq_shutdown(queue, true); /* whoever is left comes out of every wait */
+            sq_shutdown(queue, true); /* wakes all participants that are left */
         }
         remove_name(queue);
     }
@@ -348,4 +346,22 @@ sq_status sq_queue_enrol_consumer(sq_queue *queue) {
     sq_status status = take_role(queue, &queue->header->consumer, queue->single_consumer);
     queue->consuming = status == SQ_OK;
     return status;
+}
+
+static uint32_t pid_in_role(const sq_queue *queue, const _Atomic uint32_t *role) {
+    /* relaxed: for people only */
+    uint32_t holder = atomic_load_explicit(role, memory_order_relaxed);
+    if (holder == 0 || holder > queue->segment.participants) {
+        return 0;
+    }
+    return sq_identity_pid(
+        atomic_load_explicit(&sq_entry_at(queue, holder - 1)->identity, memory_order_relaxed));
+}
+
+uint32_t sq_queue_producer_pid(const sq_queue *queue) {
+    return pid_in_role(queue, &queue->header->producer);
+}
+
+uint32_t sq_queue_consumer_pid(const sq_queue *queue) {
+    return pid_in_role(queue, &queue->header->consumer);
 }

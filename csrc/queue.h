@@ -15,8 +15,9 @@ sq_status sq_queue_attach(sq_queue *queue, const char *file_name);
 /* Map a queue without taking part in it, to look at it; sq_queue_unmap when done. */
 sq_status sq_queue_open_readonly(sq_queue *queue, const char *file_name);
 
-/* Remove the name and the segments of messages; SQ_EXISTS when somebody takes part, unless they are
- * to be shut out; then also what is no queue. SQ_BUSY: another one is at it. */
+/* Remove the name and the segments of messages; SQ_EXISTS if there are participants. With `force`
+ * they are shut out, and a file that is no queue is removed, too. SQ_BUSY: another process is
+ * removing it. */
 sq_status sq_queue_remove(const char *file_name, bool force);
 
 /* Give up the entry; the last one out removes the name. The mapping stays. */
@@ -44,5 +45,9 @@ sq_status sq_queue_accept(sq_queue *queue, const char *file_name, int invitation
  * dead one that another is settling. */
 sq_status sq_queue_enrol_producer(sq_queue *queue);
 sq_status sq_queue_enrol_consumer(sq_queue *queue);
+
+/* The pid of the one producer, or consumer; 0: there is none at this moment. */
+uint32_t sq_queue_producer_pid(const sq_queue *queue);
+uint32_t sq_queue_consumer_pid(const sq_queue *queue);
 
 #endif

@@ -214,7 +214,7 @@ static bool settle_participant(sq_queue *queue, uint32_t index) {
     bool settled = settle_reservations(queue, index);
     settled &= settle_claims(queue, index, &returned);
     /* Once all is settled in any case: another recoverer may have died before it said so. Before,
-     * only what there is: whoever waits for the end of a queue looks again after a change. */
+     * only what there is: a waiter for the end of a queue checks again after a change. */
     if (settled || returned) {
         sq_announce_returned(queue);
     }
@@ -279,7 +279,7 @@ sq_status sq_recover(sq_queue *queue, uint32_t *found) {
     /* relaxed: only advice for sq_recover_if_due */
     atomic_store_explicit(&queue->header->last_recovery_ns, sq_now_ns(), memory_order_relaxed);
     if (!is_anybody_dead(queue)) {
-        /* asked after the look: without its descriptor nobody can be told to be dead */
+        /* checked afterwards: without its descriptor no death can be detected */
         return sq_segment_is_open(&queue->segment) ? SQ_OK : SQ_SYSTEM;
     }
     /* acquire, pairs with the clear below, of another thread of ours */

@@ -1,4 +1,4 @@
-/* Crash recovery: what dead participants held is settled by whoever of the living looks. */
+/* Crash recovery: any live participant settles what dead ones held. */
 #ifndef SQ_RECOVERY_H
 #define SQ_RECOVERY_H
 
@@ -10,7 +10,8 @@
  * call settled. Never waits. */
 sq_status sq_recover(sq_queue *queue, uint32_t *found);
 
-/* The same unless somebody looked within `every_ns`; returns how many this call settled. */
+/* The same, unless a participant has done it within `every_ns`; returns how many this call
+ * settled. */
 uint32_t sq_recover_if_due(sq_queue *queue, uint64_t every_ns);
 
 /* Settle every chunk that this participant holds, ourselves or a dead one: what it was writing goes

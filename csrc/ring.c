@@ -7,7 +7,7 @@
  *   many consumers: claim by CAS of the head, read, release each slot by its sequence word
  *
  * Between a CAS and its commit or release, the participant's intent says what is in flight; it is
- * published before the CAS and withdrawn after, so whoever finds such a slot knows whose it is.
+ * published before the CAS and withdrawn after, so the owner of such a slot is always known.
  */
 #include "ring.h"
 
@@ -21,7 +21,7 @@
 
 #include <string.h>
 
-#define LOOKS_AT_CURSORS 100u /* before a size is given that may be a little off */
+#define CURSOR_READS_MAX 100u /* before a size is given that may be a little off */
 
 /* ---- intents ---- */
 
@@ -535,8 +535,8 @@ SQ_COLD static sq_status take_returned(sq_queue *queue, sq_taken *taken, uint32_
     }
 }
 
-/* Whether the slot at a cursor keeps everybody waiting, and it is nobody's to settle: below the
- * tail but not committed (below the head but not released), and in no participant's intent. */
+/* Whether the slot at a cursor blocks the queue for good: it is below the tail but not committed
+ * (below the head but not released), and in no participant's intent. */
 static bool slot_is_stuck(const sq_queue *queue, uint64_t position, bool taking) {
     _Atomic uint64_t *word = &sq_segment_slot(&queue->segment, position)->sequence;
     uint64_t next_turn = UINT64_C(1) << queue->turn_shift;
@@ -558,7 +558,7 @@ static bool cursor_is_stuck(const sq_queue *queue, uint64_t head, uint64_t tail)
     bool message_stuck = head < tail && slot_is_stuck(queue, head, false);
     bool room_stuck = !queue->single_consumer && tail >= capacity && tail - capacity < head &&
                       slot_is_stuck(queue, tail - capacity, true);
-    /* a cursor that has moved meanwhile is not stuck */
+    /* a cursor that has moved since is not stuck */
     return (message_stuck && sq_load_head(queue) == head) ||
            (room_stuck && sq_load_tail(queue) == tail);
 }
@@ -573,10 +573,10 @@ sq_status sq_check_cursors(const sq_queue *queue) {
     return sane && !stuck ? SQ_OK : SQ_CORRUPT;
 }
 
-/* A drained queue has come to its end, SQ_CLOSED, unless somebody died over its last messages. Only
- * a look of our own, begun now, can tell. SQ_EMPTY: another participant is settling the dead and
- * may return a message yet; SQ_OK: there is something to deliver again. */
-static sq_status look_for_the_end(sq_queue *queue) {
+/* A drained queue has ended, SQ_CLOSED, unless a participant died holding one of its last messages.
+ * Only a search for the dead of our own, begun now, can tell. SQ_EMPTY: another participant is
+ * settling the dead and may return a message yet; SQ_OK: there is something to deliver again. */
+static sq_status check_for_end(sq_queue *queue) {
     uint32_t found;
     sq_status status = sq_recover(queue, &found);
     /* relaxed: it only keeps a waiter from spinning, see sq_message_ready */
@@ -609,7 +609,7 @@ static sq_status take_next(sq_queue *queue, void *taken, uint32_t n, uint32_t *c
             if (!sq_is_drained(queue)) {
                 return SQ_EMPTY;
             }
-            status = look_for_the_end(queue);
+            status = check_for_end(queue);
             if (status != SQ_OK) {
                 return status;
             }
@@ -668,7 +668,7 @@ static uint64_t count_waiting(const sq_queue *queue) {
     for (uint32_t tries = 0;; tries++) {
         uint64_t head = sq_load_head(queue);
         uint64_t now = sq_load_tail(queue);
-        if (now == tail || tries == LOOKS_AT_CURSORS) {
+        if (now == tail || tries == CURSOR_READS_MAX) {
             return tail > head ? tail - head : 0;
         }
         tail = now;
@@ -720,10 +720,13 @@ static uint32_t recoverer_at_work(const sq_queue *queue) {
     return locked ? pid : 0;
 }
 
-uint32_t sq_held_up_by(const sq_queue *queue, bool room) {
+sq_holdup sq_held_up_by(const sq_queue *queue, bool room) {
     uint64_t head = sq_load_head(queue);
     uint64_t tail = sq_load_tail(queue);
     uint64_t identity =
         room ? reading_at_tail(queue, head, tail) : writing_at_head(queue, head, tail);
-    return identity != 0 ? sq_identity_pid(identity) : recoverer_at_work(queue);
+    return (sq_holdup){
+        .position = room ? tail : head,
+        .pid = identity != 0 ? sq_identity_pid(identity) : recoverer_at_work(queue),
+    };
 }

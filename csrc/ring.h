@@ -53,14 +53,19 @@ uint64_t sq_size(sq_queue *queue);
 bool sq_message_ready(sq_queue *queue);
 bool sq_room_ready(sq_queue *queue);
 
-/* SQ_CORRUPT when the cursors, or the slots at them, are as no participant leaves them: waiting
- * would be in vain. */
+/* SQ_CORRUPT when the cursors, or the slots at them, are as no participant leaves them, so that
+ * waiting would never end. */
 sq_status sq_check_cursors(const sq_queue *queue);
 
-/* The pid of the participant that the others wait for: it has reserved the position at the head and
- * not committed it or, with `room`, it has claimed the position whose slot comes next and not
- * released it; or it is the recoverer. 0: there is none. All of them take microseconds unless they
- * are stopped. */
-uint32_t sq_held_up_by(const sq_queue *queue, bool room);
+typedef struct sq_holdup {
+    uint64_t position; /* the cursor that cannot move: the head or, with `room`, the tail */
+    uint32_t pid;      /* 0: there is none */
+} sq_holdup;
+
+/* The participant that the others wait for: it has reserved the position at the head and not
+ * committed it or, with `room`, it has claimed the position whose slot comes next and not released
+ * it; or it is the recoverer. Each takes microseconds unless it is stopped: then the answer stays
+ * the same. */
+sq_holdup sq_held_up_by(const sq_queue *queue, bool room);
 
 #endif

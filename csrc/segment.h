@@ -1,5 +1,5 @@
 /* Segments: files of /dev/shm, the same objects that shm_open and multiprocessing.shared_memory
- * name. A queue's segment gets its name only when it is complete, so nobody ever sees half of one.
+ * name. A queue's segment gets its name only when it is complete: no process sees half of one.
  */
 #ifndef SQ_SEGMENT_H
 #define SQ_SEGMENT_H
@@ -24,7 +24,7 @@ typedef enum sq_status {
     SQ_FOREIGN,      /* another user's, or others may write it */
     SQ_INCOMPATIBLE, /* not a queue, or another layout version */
     SQ_BAD_OPTION,   /* an option is out of range */
-    SQ_BUSY,         /* another participant is at it: try again in a moment */
+    SQ_BUSY,         /* another participant is doing the same: try again in a moment */
     SQ_SYSTEM,       /* errno says */
 } sq_status;
 
@@ -46,7 +46,7 @@ typedef struct sq_options {
  * that nothing written there later can move a pointer. */
 typedef struct sq_segment {
     int fd;
-    dev_t device; /* of the file, and its number: an fd that somebody closed is noticed */
+    dev_t device; /* of the file, and its inode: they show that fd was closed by other code */
     ino_t inode;
     uint32_t forks;  /* of the process whose descriptor it is (see inherited.h) */
     uint64_t serial; /* of the descriptor */

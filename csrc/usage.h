@@ -6,7 +6,7 @@
 
 typedef struct sq_usage {
     uint64_t chunk_bytes_held;
-    uint32_t slots_held;  /* claimed by somebody and not released */
+    uint32_t slots_held;  /* claimed and not released */
     uint32_t chunks_held; /* being written, queued, leased or viewed */
     uint32_t leases;
 } sq_usage;

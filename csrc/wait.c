@@ -34,8 +34,9 @@ void sq_event_wake(sq_event *event, uint32_t waiters) {
     if (woken >= wanted) {
         return; /* others may still be asleep: bit 0 stays */
     }
-    /* Nobody is left asleep: take the bit back. Who fell asleep since then did so on a word that
-     * still had it and would be forgotten, so they are woken to announce themselves again. */
+    /* No sleeper is left: clear the bit. A waiter that fell asleep since then did so on a word that
+     * still had the bit set and would be forgotten, so wake them all to announce themselves again.
+     */
     /* relaxed: the CAS decides; seq_cst there, pairs with sq_event_prepare */
     uint32_t word = atomic_load_explicit(&event->word, memory_order_relaxed);
     while ((word & 1) &&

@@ -56,7 +56,7 @@ cdef class Block:
     cdef Py_ssize_t length
 
     @staticmethod
-    cdef Block of(size_t length):
+    cdef Block allocate(size_t length):
         cdef Block self = Block.__new__(Block)
         cdef Py_ssize_t i
         self.length = length

@@ -193,7 +193,7 @@ include "_pickling.pxi"
 
 cdef Block block_copy(const unsigned char *data, uint64_t size):
     """Writable memory that holds the same."""
-    cdef Block block = Block.of(size)
+    cdef Block block = Block.allocate(size)
     copy(block.memory, data, size)
     return block
 
@@ -204,7 +204,7 @@ cdef class HeldBuffer:
     cdef bint held
 
     @staticmethod
-    cdef HeldBuffer of(object owner, int flags):
+    cdef HeldBuffer acquire(object owner, int flags):
         cdef HeldBuffer self = HeldBuffer.__new__(HeldBuffer)
         PyObject_GetBuffer(owner, &self.view, flags)
         self.held = True
@@ -220,7 +220,7 @@ cdef class PrivateCopy:
     cdef HeldBuffer held
 
     def __cinit__(self, owner):
-        self.held = HeldBuffer.of(owner, PyBUF_SIMPLE)
+        self.held = HeldBuffer.acquire(owner, PyBUF_SIMPLE)
 
     def __getbuffer__(self, Py_buffer *view, int flags):
         export_memory(view, self, self.held.view.buf, self.held.view.len, False, flags)
@@ -318,7 +318,7 @@ cdef class Codec:
         try:
             if type(item) is memoryview and not item.c_contiguous:
                 return whole(bytes(item), BYTES, encoded)
-            held = HeldBuffer.of(item, PyBUF_SIMPLE)
+            held = HeldBuffer.acquire(item, PyBUF_SIMPLE)
         except Exception as error:
             raise cannot_encode(item, self.name, error) from error
         encoded.tag = BYTEARRAY if type(item) is bytearray else BYTES
@@ -357,7 +357,7 @@ cdef class Codec:
         where it is given; else they are copies, and those of arrays can be written.
         """
         if self.kind == KIND_PICKLE:
-            return decode_typed(tag, data, size, source, self.name)
+            return decode_typed(tag, data, size, source, self)
         if self.kind == KIND_RAW and tag == BYTES:
             return PyBytes_FromStringAndSize(<const char *> data, size)
         if self.kind == KIND_RAW and tag == BYTEARRAY:
@@ -374,7 +374,7 @@ cdef class Codec:
 
 cdef object cannot_encode(object item, str codec, object error):
     return EncodeError(
-        f"codec {codec!r} cannot encode a {type(item).__qualname__}: {error}; nothing was put. "
+        f"codec {codec!r} cannot encode a {type(item).__qualname__}: {error}; it was not put. "
         "Put something it can encode, or choose another codec for the queue"
     )
 
@@ -453,7 +453,7 @@ cdef object encode_array(object array, Encoded *encoded):
         flags = array.flags
     if array.dtype.kind in "mM":
         array = array.view("i8")  # the buffer protocol has no dates
-    held = HeldBuffer.of(array, PyBUF_ANY_CONTIGUOUS)
+    held = HeldBuffer.acquire(array, PyBUF_ANY_CONTIGUOUS)
     encoded.second = held.view.buf
     return held
 
@@ -477,7 +477,7 @@ cdef object with_buffers(bytes body, list views, Encoded *encoded):
         number |= (<uint64_t> view.nbytes) << 2
         memcpy(at + 16 + 8 * i, &number, 8)
         total = aligned(total) + <uint64_t> view.nbytes
-        held.append(HeldBuffer.of(view, PyBUF_SIMPLE))
+        held.append(HeldBuffer.acquire(view, PyBUF_SIMPLE))
     head = bytes(table) + body
     encoded.tag = PICKLE_BUFFERS
     encoded.first = PyBytes_AS_STRING(head)
@@ -503,7 +503,7 @@ cdef int write_body(const Encoded *encoded, object kept, unsigned char *target) 
 
 
 cdef object decode_typed(uint8_t tag, const unsigned char *data, uint64_t size, object source,
-                         str codec):
+                         Codec codec):
     if tag == BYTES:
         return PyBytes_FromStringAndSize(<const char *> data, size)
     if tag == PICKLE:
@@ -511,7 +511,7 @@ cdef object decode_typed(uint8_t tag, const unsigned char *data, uint64_t size, 
             return load_pickle(data, size, None)
         except Exception as error:
             raise cannot_decode(
-                codec, error, source, PyBytes_FromStringAndSize(<const char *> data, size)
+                codec.name, error, source, PyBytes_FromStringAndSize(<const char *> data, size)
             ) from error
     if tag == NDARRAY:
         return decode_array(data, size, source)
@@ -567,7 +567,7 @@ cdef tuple copy_buffers(const unsigned char *data, uint64_t size, uint32_t count
 
 
 cdef object decode_with_buffers(const unsigned char *data, uint64_t size, object source,
-                                str codec):
+                                Codec codec):
     cdef uint32_t count, i
     cdef uint64_t pickle_size, number, length, at
     cdef const char *start
@@ -601,7 +601,7 @@ cdef object decode_with_buffers(const unsigned char *data, uint64_t size, object
         return load_pickle(body, pickle_size, buffers)
     except Exception as error:
         raise cannot_decode(
-            codec,
+            codec.name,
             error,
             source,
             PyBytes_FromStringAndSize(<const char *> body, pickle_size),
@@ -652,7 +652,7 @@ cdef object decode_array(const unsigned char *data, uint64_t size, object source
     except ValueError as error:  # no elements, but such extents as no array has
         raise CorruptSegment(f"an array message has shape {shape}: {error}") from error
     if size > header.data_offset:
-        held = HeldBuffer.of(
+        held = HeldBuffer.acquire(
             array.view("i8") if dtype.kind in "mM" else array, PyBUF_ANY_CONTIGUOUS | PyBUF_WRITABLE
         )
         copy(held.view.buf, data + header.data_offset, size - header.data_offset)

@@ -75,6 +75,8 @@ cdef extern from "queue.h" nogil:
     void sq_queue_unmap(sq_queue *queue)
     sq_status sq_queue_enrol_producer(sq_queue *queue)
     sq_status sq_queue_enrol_consumer(sq_queue *queue)
+    uint32_t sq_queue_producer_pid(const sq_queue *queue)
+    uint32_t sq_queue_consumer_pid(const sq_queue *queue)
 
 cdef extern from "ring.h" nogil:
     enum:
@@ -104,7 +106,12 @@ cdef extern from "ring.h" nogil:
     sq_status sq_lease_taken(sq_queue *queue, sq_taken *taken)
     sq_status sq_check_cursors(const sq_queue *queue)
     uint64_t sq_size(sq_queue *queue)
-    uint32_t sq_held_up_by(const sq_queue *queue, bint room)
+
+    ctypedef struct sq_holdup:
+        uint64_t position
+        uint32_t pid
+
+    sq_holdup sq_held_up_by(const sq_queue *queue, bint room)
 
 cdef extern from "control.h" nogil:
     void sq_shutdown(sq_queue *queue, bint immediate)

@@ -1,7 +1,7 @@
 # Included by _shared.pyx: the exceptions for what the core answers.
 
 
-cdef object error_of(str name, sq_status status, int error=0):
+cdef object make_error(str name, sq_status status, int error=0):
     """The exception for a status, ready to be raised."""
     if status == SQ_SYSTEM:
         error = error or errno
@@ -36,11 +36,6 @@ cdef object error_of(str name, sq_status status, int error=0):
         return CorruptSegment(
             f"the shared memory of queue {name!r} holds a value that no participant writes; "
             "remove the queue and create it again"
-        )
-    if status == SQ_ROLE_TAKEN:
-        return RoleConflict(
-            f"queue {name!r} allows one producer or one consumer, and another live participant "
-            'is it; create the queue with mode="mpmc" (or mpsc, spmc) to have more'
         )
     if status == SQ_TABLE_FULL:
         return TooManyParticipants(

@@ -3,19 +3,21 @@
 cdef extern from "pythread.h":
     unsigned long PyThread_get_thread_ident()
 
-cdef list handles = []  # weak references: an index goes through it without an allocation
+cdef list handles = []  # weak references in the order of opening: an index needs no allocation
+cdef Py_ssize_t handles_to_tidy = 16
 
 
 cdef int register(SharedQueue handle) except -1:
-    """Add a handle to the list of this process, which is tidied up at that."""
-    cdef Py_ssize_t i = 0
-    reference = weakref.ref(handle)
-    while i < len(handles):
-        if handles[i]() is None or handles[i] is reference:
-            del handles[i]
-        else:
-            i += 1
-    handles.append(reference)
+    """Add a handle to the list of this process. References to handles that are gone are removed
+    when the list has doubled."""
+    global handles_to_tidy
+    if handle.registered:
+        return 0
+    if len(handles) >= handles_to_tidy:
+        handles[:] = [reference for reference in handles if reference() is not None]
+        handles_to_tidy = max(16, 2 * len(handles))
+    handles.append(weakref.ref(handle))
+    handle.registered = True
     return 0
 
 
@@ -31,9 +33,9 @@ cdef class Invitation:
         self.error = EAGAIN  # for a handle that was opened in the middle of the fork
 
     cdef void make(self, SharedQueue handle) noexcept:
+        self.handle = handle
+        handle.forking += 1
         if handle.forks_with_us():
-            self.handle = handle
-            handle.forking += 1
             self.fd = sq_queue_invite(&handle.queue, True)
             self.error = errno
 
@@ -44,8 +46,6 @@ cdef class Invitation:
     cdef void end_in_parent(self) noexcept:
         """After the fork, or when there was none after all."""
         cdef SharedQueue handle = self.handle
-        if handle is None:
-            return
         if self.fd >= 0:
             sq_queue_end_invitation(&handle.queue, self.take())
         handle.forking -= 1
@@ -63,6 +63,7 @@ cdef Invitation no_invitation = Invitation()
 
 
 def _prepare_fork():
+    cdef SharedQueue handle
     cdef Invitation invitation
     cdef list invitations = []
     forks_begun.setdefault(PyThread_get_thread_ident(), []).append(invitations)
@@ -92,16 +93,6 @@ def _end_fork_in_parent():
         invitation.end_in_parent()
 
 
-cdef Invitation invitation_of(SharedQueue handle, list invitations):
-    cdef Invitation invitation
-    cdef Py_ssize_t i
-    for i in range(len(invitations)):
-        invitation = invitations[i]
-        if invitation.handle is handle:
-            return invitation
-    return no_invitation
-
-
 cdef void forget_other_forks(unsigned long me) noexcept:
     """In the child: descriptors for the children of other threads are closed already (see
     csrc/inherited.h), not those of forks that this thread had begun before."""
@@ -116,12 +107,21 @@ cdef void forget_other_forks(unsigned long me) noexcept:
 
 def _rejoin_all():
     cdef Py_ssize_t i
+    cdef Py_ssize_t at = 0
     cdef SharedQueue handle
+    cdef Invitation invitation
     cdef list invitations = end_fork()
     for i in range(len(handles)):
         handle = handles[i]()
-        if handle is not None:
-            handle.rejoin_after_fork(invitation_of(handle, invitations))
+        if handle is None:
+            continue
+        # they are in the order of the handles; one opened in the middle of the fork has none
+        invitation = invitations[at] if at < len(invitations) else no_invitation
+        if invitation.handle is handle:
+            at += 1
+        else:
+            invitation = no_invitation
+        handle.rejoin_after_fork(invitation)
     forget_other_forks(PyThread_get_thread_ident())
     for reference in list(handles):
         handle = reference()

@@ -1,7 +1,7 @@
 # Looking at a queue from outside, without taking part in it.
 
 
-cdef list pids_of(const sq_queue *queue, bint alive):
+cdef list list_pids(const sq_queue *queue, bint alive):
     cdef uint32_t i
     cdef uint64_t identity
     cdef list pids = []
@@ -18,7 +18,7 @@ def look_at(str name):
     cdef sq_usage used
     cdef sq_status status = sq_queue_open_readonly(&queue, (PREFIX + name).encode("ascii"))
     if status != SQ_OK:
-        raise error_of(name, status)
+        raise make_error(name, status)
     try:
         used = sq_usage_of(&queue)
         return {
@@ -29,8 +29,8 @@ def look_at(str name):
             "waiting": sq_size(&queue),
             "leases": used.leases,
             "chunk_bytes_held": used.chunk_bytes_held,
-            "pids": tuple(pids_of(&queue, True)),
-            "dead_pids": tuple(pids_of(&queue, False)),
+            "pids": tuple(list_pids(&queue, True)),
+            "dead_pids": tuple(list_pids(&queue, False)),
             "shut_down": sq_is_shutdown(&queue),
         }
     finally:
@@ -44,19 +44,19 @@ def birth_of(str name):
     if status == SQ_GONE or status == SQ_CORRUPT or status == SQ_INCOMPATIBLE:
         return None
     if status != SQ_OK:
-        raise error_of(name, status)
+        raise make_error(name, status)
     birth = f"{queue.segment.birth:016x}"
     sq_queue_unmap(&queue)
     return birth
 
 
 def remove_segment(str name, bint force):
-    """Remove a queue's name and messages; QueueExists when somebody alive takes part. By force those are
-    shut out, and what is no queue is removed, too."""
+    """Remove a queue's name and messages; QueueExists if it has live participants. By force they
+    are shut out, and a file that is no queue is removed, too."""
     cdef bytes file_name = (PREFIX + name).encode("ascii")
-    cdef uint64_t patience = sq_now_ns() + BUSY_PATIENCE_NS
+    cdef uint64_t busy_deadline = sq_now_ns() + BUSY_TIMEOUT_NS
     cdef sq_status status = sq_queue_remove(file_name, force)
-    while status == SQ_BUSY and pause(patience):
+    while status == SQ_BUSY and pause(busy_deadline):
         status = sq_queue_remove(file_name, force)
     if status != SQ_OK:
-        raise error_of(name, status)
+        raise make_error(name, status)

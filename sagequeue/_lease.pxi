@@ -75,7 +75,7 @@ cdef class Lease:
     cdef uint8_t tag
     cdef object decoded
     cdef bint is_decoded
-    cdef readonly int deliveries
+    cdef int returns
 
     __class_getitem__ = classmethod(GenericAlias)
 
@@ -91,7 +91,13 @@ cdef class Lease:
     @property
     def redelivered(self):
         """Whether an earlier lease of this message came to nothing: it may have been worked on."""
-        return self.deliveries > 0
+        return self.returns > 0
+
+    @property
+    def deliveries(self):
+        """How many earlier deliveries came to nothing, because the lease was given back or its
+        process died: 0 the first time."""
+        return self.returns
 
     @property
     def item(self):
@@ -117,7 +123,7 @@ cdef class Lease:
             if status == SQ_EMPTY:
                 body.data = sq_chunk_data(&owner.queue, body.chunk)
             elif status != SQ_OK:
-                raise error_of(owner.name, status)
+                raise make_error(owner.name, status)
         try:
             return owner.codec.decode(self.tag, body.data, body.size, body)
         except DecodeError as error:
@@ -162,8 +168,9 @@ cdef class Lease:
             self.reject()
 
     def __repr__(self):
-        state = "ended" if self.body is None else f"{self.body.size} bytes"
-        return f"<Lease of {'?' if self.body is None else self.body.owner.name!r}, {state}>"
+        if self.body is None:
+            return "<Lease, ended>"
+        return f"<Lease of {self.body.owner.name!r}, {self.body.size} bytes>"
 
 
 cdef class Loan:
@@ -181,10 +188,10 @@ cdef class Loan:
     cdef object array
 
     @staticmethod
-    cdef Loan of(SharedQueue queue, tuple shape, object dtype, bint fortran, bint block,
+    cdef Loan make(SharedQueue queue, tuple shape, object dtype, bint fortran, bint block,
                  object timeout):
         cdef Loan self = Loan.__new__(Loan)
-        self.deadline = FOREVER if timeout is None or not block else deadline_of(timeout)
+        self.deadline = FOREVER if timeout is None or not block else deadline_after(timeout)
         self.queue = queue
         self.shape = shape
         self.dtype = dtype

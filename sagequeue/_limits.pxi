@@ -1,7 +1,7 @@
 # Included by _shared.pyx: how long a call waits, and how many items it takes.
 
 
-cdef uint64_t deadline_of(object timeout) except? 0:
+cdef uint64_t deadline_after(object timeout) except? 0:
     cdef double seconds
     if timeout is None:
         return FOREVER
@@ -29,7 +29,7 @@ cdef uint64_t left_until(uint64_t deadline) noexcept nogil:
 
 
 cdef bint pause(uint64_t deadline) except -1:
-    """Wait a moment for what another process has in hand; False when the deadline has passed.
+    """Wait a moment for another process; False when the deadline has passed.
 
     For results of the core that mean "try again". It runs other code: call check_call() after it.
     """

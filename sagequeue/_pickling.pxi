@@ -1,14 +1,15 @@
 # Included by _codec.pyx: picklers that are used again, which costs less than ``pickle.dumps`` does.
 
 cdef enum:
-    SMALL_PICKLE = 1024     # bytes; what a pickler has grown to for less is of no account
+    SMALL_PICKLE = 1024     # bytes; a pickler that has grown for less is kept
     LARGE_PICKLE = 1 << 16
 
+cdef dict modules = sys.modules
 cdef Reducers plain_reducers = None
 cdef Reducers by_value_reducers = None
 
 
-cdef Reducers reducers_of(bint by_value):
+cdef Reducers get_reducers(bint by_value):
     global plain_reducers, by_value_reducers
     if by_value:
         if by_value_reducers is None:
@@ -61,7 +62,7 @@ cdef class Reducers:
         return i == count
 
     cdef int refresh(self) except -1:
-        if numpy is None and "numpy" in sys.modules:
+        if numpy is None and "numpy" in modules:
             import_numpy()
         if not self.are_known():
             self.merge()
@@ -92,7 +93,7 @@ cdef class Pickling:
     """A pickler with what it writes to."""
 
     def __cinit__(self, bint by_value):
-        self.reducers = reducers_of(by_value)
+        self.reducers = get_reducers(by_value)
         self.sink = Sink()
         self.buffers = []
         pickler = self.reducers.make_pickler(self.sink, 5, buffer_callback=self.buffers.append)

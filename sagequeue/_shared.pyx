@@ -56,14 +56,15 @@ cdef enum:
     BATCH = 256           # messages handed to the core at a time; more do not stay in the cache
     ROUNDS_WITH_GIL = 48  # of spinning, about a microsecond, before the GIL is given up
     ROUNDS_TO_RELEASE = 4000  # for a slot that another consumer is reading at this moment
-    PATIENCE_AT_EXIT_MS = 200
-    PAUSE_US = 1000       # between two attempts at what another process has in hand
+    EXIT_TIMEOUT_MS = 200     # for threads that write a chunk
+    PAUSE_US = 1000           # between two attempts, while another process does the same
 
 cdef uint64_t FOREVER = <uint64_t> -1
-cdef uint64_t RECOVER_EVERY_NS = 20_000_000  # by those who do not wait
-cdef uint64_t BUSY_PATIENCE_NS = 1_000_000_000  # with another that is at it
+cdef uint32_t NO_PROCESS = <uint32_t> -1
+cdef uint64_t RECOVER_EVERY_NS = 20_000_000  # at most so often in calls that do not wait
+cdef uint64_t BUSY_TIMEOUT_NS = 1_000_000_000  # while another process removes or recovers
 cdef uint64_t HOLDUP_NS = 1_000_000_000  # of waiting for one participant, before it is reported
-cdef uint64_t POOL_PATIENCE_NS = 50_000_000  # without a free chunk, before a segment of its own
+cdef uint64_t POOL_TIMEOUT_NS = 50_000_000  # without a free chunk, before a segment of its own
 # A wake-up or a signal that comes just before a wait begins is missed by it, but not for longer.
 cdef uint64_t LONGEST_WAIT_NS = 100_000_000
 
@@ -81,15 +82,15 @@ cdef bint is_interrupted(object error) except -1:
 
 
 cdef bint may_come_again(object error) except -1:
-    """Whether a message could not be decoded for a reason that is not its own: a signal, or that the
-    process has no memory or descriptor left."""
+    """Whether a message could not be decoded for another reason than its content: a signal, or no
+    memory or descriptor left in this process."""
     return isinstance(error, MemoryError) or type(error) is QueueError or is_interrupted(error)
 
 
 @cython.final
 cdef class Batch:
-    """Messages taken off the ring, and in the order of the queue. From `first` on they are in
-    nobody's hands yet."""
+    """Messages taken off the ring, in the order of the queue. From `first` on they have not been
+    delivered."""
     cdef unsigned char *records
     cdef size_t stride
     cdef uint32_t room
@@ -100,7 +101,7 @@ cdef class Batch:
     cdef Batch newer      # in the handle's list of them
 
     @staticmethod
-    cdef Batch of(SharedQueue owner, uint32_t room):
+    cdef Batch allocate(SharedQueue owner, uint32_t room):
         cdef Batch self = Batch.__new__(Batch)
         self.stride = sq_taken_stride(&owner.queue)
         self.room = room
@@ -123,6 +124,7 @@ cdef class SharedQueue:
     """One participant's handle of a shared-memory queue: see :class:`sagequeue.SageQueue`."""
     cdef sq_queue queue
     cdef int state
+    cdef uint32_t open_in         # `forks` while the state is OPEN, else NO_PROCESS
     cdef uint32_t inside          # calls at work
     cdef uint32_t forking         # forks that have begun
     cdef uint32_t writing         # calls that write a chunk with the GIL given up
@@ -132,10 +134,11 @@ cdef class SharedQueue:
     cdef uint32_t lost            # messages taken that could neither be delivered nor given back
     cdef sq_status orphaned_by    # why there was no entry for this process
     cdef int orphaned_errno
-    cdef uint32_t holdup_pid      # the participant that was waited for last
+    cdef sq_holdup holdup         # what was waited for last
     cdef uint64_t holdup_since    # 0: reported
     cdef uint32_t inline_max
     cdef bint mapped
+    cdef bint registered          # for forks and for the end of the process
     cdef bint pool_waits          # a chunk came free since the last one that did not come in time
     cdef Batch deferred           # taken, not yet delivered: oldest first
     cdef list decoded             # the items of a get_many() that was interrupted
@@ -148,13 +151,20 @@ cdef class SharedQueue:
 
     __class_getitem__ = classmethod(GenericAlias)
 
+    def __cinit__(self):
+        self.set_state(NEW)
+
+    cdef void set_state(self, int state) noexcept:
+        self.state = state
+        self.open_in = self.forks if state == OPEN else NO_PROCESS
+
     # ---- opening and closing ----
 
     def _create(self, str name, uint64_t maxsize, str mode, uint32_t capacity, uint32_t slot_size,
                 uint64_t pool_bytes, str codec, uint32_t max_participants, uint32_t recovery_ms):
         cdef sq_options options
         cdef sq_status status
-        cdef uint64_t patience
+        cdef uint64_t busy_deadline
         memset(&options, 0, sizeof(options))
         options.maxsize = maxsize
         options.capacity = capacity
@@ -171,9 +181,9 @@ cdef class SharedQueue:
         try:
             register(self)
             self.codec = Codec(codec)
-            patience = sq_now_ns() + BUSY_PATIENCE_NS
+            busy_deadline = sq_now_ns() + BUSY_TIMEOUT_NS
             status = sq_queue_create(&self.queue, file_name, &options)
-            while status == SQ_BUSY and pause(patience):
+            while status == SQ_BUSY and pause(busy_deadline):
                 status = sq_queue_create(&self.queue, file_name, &options)
             self.mapped = status == SQ_OK
             self.end_opening(status)
@@ -185,17 +195,17 @@ cdef class SharedQueue:
         """Open the queue by its name or, where there is one, by an invitation of :meth:`_invite`,
         which is closed."""
         cdef sq_status status
-        cdef uint64_t patience
+        cdef uint64_t busy_deadline
         file_name = (PREFIX + name).encode("ascii")
         self.begin_opening(name)
         try:
             register(self)
-            patience = sq_now_ns() + BUSY_PATIENCE_NS
+            busy_deadline = sq_now_ns() + BUSY_TIMEOUT_NS
             if invitation >= 0:
                 status = sq_queue_accept(&self.queue, file_name, invitation)
             else:
                 status = sq_queue_attach(&self.queue, file_name)
-            while status == SQ_BUSY and pause(patience):
+            while status == SQ_BUSY and pause(busy_deadline):
                 status = sq_queue_attach(&self.queue, file_name)
             self.mapped = status == SQ_OK
             if self.mapped:
@@ -211,18 +221,18 @@ cdef class SharedQueue:
                 f"this handle was opened before, as that of queue {self.name!r}; "
                 "make another one for another queue"
             )
-        self.state = OPENING
         self.forks = sq_forks
+        self.set_state(OPENING)
         self.name = name
         return 0
 
     cdef int end_opening(self, sq_status status) except -1:
         if status != SQ_OK:
-            raise error_of(self.name, status)
+            raise make_error(self.name, status)
         self.inline_max = sq_inline_max(&self.queue)
         self.pool_waits = True
         if self.state == OPENING:  # not after a fork that left us without an entry
-            self.state = OPEN
+            self.set_state(OPEN)
         return 0
 
     cdef void abandon_opening(self) noexcept:
@@ -232,7 +242,7 @@ cdef class SharedQueue:
             if self.state == OPENING:
                 sq_queue_leave(&self.queue)
             sq_queue_unmap(&self.queue)
-        self.state = NEW
+        self.set_state(NEW)
 
     def close(self):
         """Give up this handle; closing twice is harmless.
@@ -246,11 +256,11 @@ cdef class SharedQueue:
         if self.forks != sq_forks and self.state != NEW:
             self.check_open()
         if self.state == OPEN:
-            self.state = CLOSED
+            self.set_state(CLOSED)
             if self.inside > 0:
                 sq_wake_all(&self.queue)  # who waits comes out and leaves
         elif self.state == ORPHANED:
-            self.state = LEFT
+            self.set_state(LEFT)
         self.leave_if_idle()
 
     cdef void leave_if_idle(self) noexcept:
@@ -278,13 +288,13 @@ cdef class SharedQueue:
         )
 
     cdef void leave_at_exit(self) noexcept:
-        """Leave, whoever still waits, whatever is leased: leases go back to the queue.
+        """Leave, even if threads wait and messages are leased: leases go back to the queue.
 
         Threads that wait are not woken, which would end them with an error; the mapping stays.
         """
-        cdef int patience = PATIENCE_AT_EXIT_MS
-        while self.state == OPEN and self.writing > 0 and patience > 0:
-            patience -= 1
+        cdef int milliseconds = EXIT_TIMEOUT_MS
+        while self.state == OPEN and self.writing > 0 and milliseconds > 0:
+            milliseconds -= 1
             with nogil:
                 usleep(1000)  # a chunk must not be given up while it is being written
         if self.state == OPEN and self.inside == 0:
@@ -311,24 +321,25 @@ cdef class SharedQueue:
         """In the child: calls that began before the fork are the parent's."""
         cdef sq_status status
         if self.inside > 0:
-            self.bodies += 1  # those of the thread that forked return here: keep what they look into
+            self.bodies += 1  # those of the thread that forked return here and use the mapping
         self.forks = sq_forks
+        self.set_state(self.state)
         self.inside = self.forking = self.writing = self.held = 0
         if invitation.fd < 0:
             if self.forks_with_us():
                 self.orphan(SQ_SYSTEM, invitation.error)
             elif self.state == CLOSED:
-                self.state = LEFT  # the parent's other thread leaves
+                self.set_state(LEFT)  # the parent's other thread leaves
             return
         status = sq_queue_fork_child(&self.queue, invitation.take())
         if status != SQ_OK:
             self.orphan(status, errno)
         elif self.state == CLOSED:
-            self.state = LEFT  # closed by another thread between the invitation and the fork
+            self.set_state(LEFT)  # closed by another thread between the invitation and the fork
             sq_queue_leave(&self.queue)
 
     cdef void orphan(self, sq_status status, int error) noexcept:
-        self.state = ORPHANED
+        self.set_state(ORPHANED)
         self.orphaned_by = status
         self.orphaned_errno = error
 
@@ -356,7 +367,7 @@ cdef class SharedQueue:
             self.invitations = <int *> room
             invitation = sq_queue_invite(&self.queue, False)
             if invitation < 0:
-                raise error_of(self.name, SQ_SYSTEM)
+                raise make_error(self.name, SQ_SYSTEM)
             self.invitations[self.invitations_made] = invitation
             self.invitations_made += 1
             return invitation
@@ -374,7 +385,7 @@ cdef class SharedQueue:
     @cython.final
     cdef inline int enter(self) except -1:
         """Begin a call: until exit() the handle is neither left nor unmapped."""
-        if self.state != OPEN or self.forks != sq_forks:
+        if self.open_in != sq_forks:
             self.check_open()
         self.inside += 1
         return 0
@@ -382,21 +393,29 @@ cdef class SharedQueue:
     @cython.final
     cdef inline void exit(self, uint32_t forks) noexcept:
         """End a call that began after so many forks."""
-        if forks == self.forks:
+        if self.open_in == forks:
             self.inside -= 1
-            if self.state != OPEN:
-                self.leave_if_idle()
+        else:
+            self.exit_closed(forks)
+
+    cdef void exit_closed(self, uint32_t forks) noexcept:
+        if self.forks == forks:
+            self.inside -= 1
+            self.leave_if_idle()
 
     @cython.final
     cdef inline int check_call(self, uint32_t forks) except -1:
         """Whether a call may go on that began after so many forks; the error is that it may not."""
-        if self.state != OPEN or forks != self.forks or forks != sq_forks:
-            self.check_open()
-            raise QueueError(
-                f"the process forked in the middle of this call to queue {self.name!r}; the call "
-                "goes on in the parent, and the child has to make its own"
-            )
+        if self.open_in != forks or forks != sq_forks:
+            self.raise_ended_call()
         return 0
+
+    cdef int raise_ended_call(self) except -1:
+        self.check_open()
+        raise QueueError(
+            f"the process forked in the middle of this call to queue {self.name!r}; the call "
+            "goes on in the parent, and the child has to make its own"
+        )
 
     @property
     def closed(self):
@@ -406,13 +425,13 @@ cdef class SharedQueue:
     cdef int check_open(self) except -1:
         if self.forks != sq_forks and self.state != NEW:
             raise QueueError(
-                f"queue {self.name!r} cannot be used yet: the process is being forked, and its handle "
-                "is the parent's until the hooks of os.register_at_fork() have run"
+                f"queue {self.name!r} cannot be used yet: the process is being forked, and its "
+                "handle is the parent's until the hooks of os.register_at_fork() have run"
             )
         if self.state == OPEN:
             return 0
         if self.state == ORPHANED:
-            raise error_of(self.name, self.orphaned_by, self.orphaned_errno)
+            raise make_error(self.name, self.orphaned_by, self.orphaned_errno)
         if self.state == NEW or self.state == OPENING:
             raise QueueClosed(
                 "this handle is not open yet: call SageQueue.__init__() first, or attach()"
@@ -430,24 +449,31 @@ cdef class SharedQueue:
         timeout_ns = min(timeout_ns, LONGEST_WAIT_NS)
         with nogil:
             sleep(&self.queue, timeout_ns)
-        self.look_for_holdup(sleep is sq_await_room)
+        self.check_holdup(sleep is sq_await_room)
         PyErr_CheckSignals()
         return 0
 
-    cdef int look_for_holdup(self, bint room) except -1:
-        """Report a participant that keeps us waiting, once: it must be stopped."""
-        cdef uint32_t pid = sq_held_up_by(&self.queue, room)
+    cdef int check_holdup(self, bint room) except -1:
+        """Report, once, a participant that has kept us waiting at one position for a second: it
+        must be stopped."""
+        cdef sq_holdup holdup = sq_held_up_by(&self.queue, room)
         cdef uint64_t now
-        if pid == 0 and self.holdup_pid == 0:
+        if holdup.pid == 0 and self.holdup.pid == 0:
             return 0
         now = sq_now_ns()
-        if pid != self.holdup_pid:
-            self.holdup_pid = pid
+        if holdup.pid != self.holdup.pid or holdup.position != self.holdup.position:
+            self.holdup = holdup
             self.holdup_since = now
         elif self.holdup_since != 0 and now - self.holdup_since >= HOLDUP_NS:
             self.holdup_since = 0
-            report_holdup(self.name, pid)
+            report_holdup(self.name, holdup.pid)
         return 0
+
+    cdef str reason_of_holdup(self, bint room):
+        """For the error of a call that got nothing although there is something."""
+        cdef uint32_t pid = sq_held_up_by(&self.queue, room).pid
+        self.check_holdup(room)  # a caller that polls does not wait
+        return f"; it waits for process {pid}" if pid else ""
 
     cdef int await_chunk(self, uint64_t size, uint64_t timeout_ns) except -1:
         timeout_ns = min(timeout_ns, LONGEST_WAIT_NS)
@@ -463,14 +489,26 @@ cdef class SharedQueue:
 
     cdef int enrol(self, sq_status (*enrol)(sq_queue *) noexcept nogil) except -1:
         cdef uint32_t forks = self.forks
-        cdef uint64_t patience = sq_now_ns() + BUSY_PATIENCE_NS
+        cdef uint64_t busy_deadline = sq_now_ns() + BUSY_TIMEOUT_NS
         cdef sq_status status = enrol(&self.queue)
-        while status == SQ_BUSY and pause(patience):
+        while status == SQ_BUSY and pause(busy_deadline):
             self.check_call(forks)
             status = enrol(&self.queue)
+        if status == SQ_ROLE_TAKEN:
+            raise self.role_conflict(enrol is sq_queue_enrol_producer)
         if status != SQ_OK:
-            raise error_of(self.name, status)
+            raise make_error(self.name, status)
         return 0
+
+    cdef object role_conflict(self, bint producer):
+        cdef uint32_t pid
+        role = "producer" if producer else "consumer"
+        pid = (sq_queue_producer_pid if producer else sq_queue_consumer_pid)(&self.queue)
+        return RoleConflict(
+            f"queue {self.name!r} has mode {self.mode!r}, which allows one {role}, and that is "
+            f"another handle, in process {pid}; close it first, or create the queue with "
+            'mode="mpmc" to have more'
+        )
 
     cdef int put_items(self, sq_item *items, uint32_t n, uint32_t forks, bint block,
                        uint64_t deadline, uint32_t *accepted) except -1:
@@ -489,7 +527,7 @@ cdef class SharedQueue:
             if status == SQ_CLOSED:
                 raise ShutDown(f"queue {self.name!r} was shut down; nothing more can be put")
             if status != SQ_FULL:
-                raise error_of(self.name, status)
+                raise make_error(self.name, status)
             if sq_spin_room(&self.queue, ROUNDS_WITH_GIL):
                 continue
             if not block:
@@ -508,7 +546,13 @@ cdef class SharedQueue:
             or sq_recover_if_due(&self.queue, RECOVER_EVERY_NS) > 0)
 
     cdef object full_error(self):
-        return Full(f"queue {self.name!r} is full: {self.queue.limit} items are waiting")
+        cdef uint64_t waiting = sq_size(&self.queue)
+        if waiting >= self.queue.limit:
+            return Full(f"queue {self.name!r} is full: {waiting} items are waiting")
+        return Full(
+            f"queue {self.name!r} has no room yet ({waiting} items waiting): the place that comes "
+            f"next is still in use{self.reason_of_holdup(True)}"
+        )
 
     cdef bint acquire(self, uint64_t size, uint32_t forks, uint32_t *chunk, unsigned char **data,
                       bint may_wait, bint block, uint64_t deadline) except -1:
@@ -521,7 +565,7 @@ cdef class SharedQueue:
         """
         cdef sq_status status = SQ_NO_CHUNK
         cdef uint64_t left
-        cdef uint64_t patience = 0
+        cdef uint64_t pool_deadline = 0
         data[0] = NULL
         self.check_call(forks)
         if size <= sq_chunk_largest(&self.queue):
@@ -531,13 +575,13 @@ cdef class SharedQueue:
                     return False
                 left = 0
                 if block and self.pool_waits:
-                    patience = min(deadline, sq_now_ns() + POOL_PATIENCE_NS)
-                    left = left_until(patience)
+                    pool_deadline = min(deadline, sq_now_ns() + POOL_TIMEOUT_NS)
+                    left = left_until(pool_deadline)
                 while status == SQ_NO_CHUNK and left > 0:
                     self.await_chunk(size, left)
                     self.check_call(forks)
                     status = sq_chunk_acquire(&self.queue, size, chunk)
-                    left = left_until(patience)
+                    left = left_until(pool_deadline)
             self.pool_waits = status == SQ_OK
         if status == SQ_NO_CHUNK:
             status = sq_external_acquire(&self.queue, size, chunk, data)
@@ -552,7 +596,7 @@ cdef class SharedQueue:
             self.check_call(forks)
             status = sq_external_acquire(&self.queue, size, chunk, data)
         if status != SQ_OK:
-            raise error_of(self.name, status)
+            raise make_error(self.name, status)
         return True
 
     cdef bint place(self, const Encoded *encoded, object kept, uint32_t forks, sq_item *item,
@@ -644,7 +688,7 @@ cdef class SharedQueue:
         self.enter()
         try:
             if block and timeout is not None:
-                deadline = deadline_of(timeout)
+                deadline = deadline_after(timeout)
             if not self.queue.producing:
                 self.enrol_producer()
             encoding = True
@@ -685,7 +729,7 @@ cdef class SharedQueue:
         self.enter()
         try:
             if block and timeout is not None:
-                deadline = deadline_of(timeout)
+                deadline = deadline_after(timeout)
             if not self.queue.producing:
                 self.enrol_producer()
             if type(items) is tuple or type(items) is list:
@@ -817,18 +861,19 @@ cdef class SharedQueue:
                 self.wait(sq_await_copy, left)
                 continue
             if status != SQ_EMPTY:
-                raise error_of(self.name, status)
+                raise make_error(self.name, status)
             if sq_spin_message(&self.queue, ROUNDS_WITH_GIL if block else 1):
                 continue
             if block:
                 self.take_wakeup()
             left = left_until(deadline) if block else 0
             if left == 0:
-                if sq_size(&self.queue) > 0 and sq_recover_if_due(&self.queue, RECOVER_EVERY_NS) > 0:
+                if (sq_size(&self.queue) > 0
+                        and sq_recover_if_due(&self.queue, RECOVER_EVERY_NS) > 0):
                     continue  # what is there was behind a dead one's slot
-                raise Empty(f"queue {self.name!r} is empty")
+                raise self.empty_error()
             if sq_check_cursors(&self.queue) != SQ_OK:
-                raise error_of(self.name, SQ_CORRUPT)
+                raise make_error(self.name, SQ_CORRUPT)
             self.wait(sq_await_message, left)
 
     cdef int take_wakeup(self) except -1:
@@ -841,6 +886,15 @@ cdef class SharedQueue:
         if self.state != CLOSED and self.state != LEFT:
             self.check_open()
             sq_wakeup(&self.queue)
+
+    cdef object empty_error(self):
+        cdef uint64_t waiting = sq_size(&self.queue)
+        if waiting == 0:
+            return Empty(f"queue {self.name!r} is empty")
+        return Empty(
+            f"queue {self.name!r}: the first of {waiting} items is still being put"
+            f"{self.reason_of_holdup(False)}"
+        )
 
     cdef object no_lease_left(self):
         return Empty(
@@ -859,7 +913,7 @@ cdef class SharedQueue:
             data = sq_chunk_data(&self.queue, taken.chunk)
             return self.codec.decode(taken.tag, data, taken.length, None)
         if status != SQ_OK:
-            raise error_of(self.name, status)
+            raise make_error(self.name, status)
         try:
             return self.codec.decode(taken.tag, data, taken.length, None)
         finally:
@@ -875,7 +929,7 @@ cdef class SharedQueue:
         self.enter()
         try:
             if block and timeout is not None:
-                deadline = deadline_of(timeout)
+                deadline = deadline_after(timeout)
             if not self.queue.consuming:
                 self.enrol_consumer()
             if self.deferred is not None or self.decoded is not None:
@@ -892,29 +946,27 @@ cdef class SharedQueue:
                 self.release_chunk(taken.chunk, forks)
             return item
         finally:  # an except clause would cost those that do not fail
-            try:
-                if count > 0:
-                    self.end_failed_get(taken, forks)
-            finally:
+            if count > 0:
+                self.end_failed_get(taken, forks)
+            else:
                 self.exit(forks)
 
     cdef int end_failed_get(self, const sq_taken *taken, uint32_t forks) except -1:
-        """A message whose decoding was interrupted comes with the next call; else it is consumed."""
-        cdef Batch batch
+        """End a get() whose message could not be decoded. If that was interrupted, the message
+        comes with the next call; else it is consumed."""
         cdef bint interrupted = True
         error = sys.exc_info()[1]
         try:
-            interrupted = may_come_again(error)  # which may be interrupted itself
+            try:
+                interrupted = may_come_again(error)  # which may be interrupted itself
+            finally:
+                if interrupted:
+                    self.defer_message(taken, forks)
+                elif taken.storage == SQ_IN_CHUNK:
+                    self.release_chunk(taken.chunk, forks)
+            raise_interruption(error)
         finally:
-            if interrupted:
-                batch = Batch.of(self, 1)
-                batch.forks = forks
-                memcpy(batch.records, taken, batch.stride)
-                batch.end = 1
-                self.defer(batch)
-            elif taken.storage == SQ_IN_CHUNK:
-                self.release_chunk(taken.chunk, forks)
-        raise_interruption(error)
+            self.exit(forks)
         return 0
 
     def get_nowait(self):
@@ -937,13 +989,14 @@ cdef class SharedQueue:
         self.enter()
         try:
             if block and timeout is not None:
-                deadline = deadline_of(timeout)
+                deadline = deadline_after(timeout)
             most = items_wanted(max_items)
             if not self.queue.consuming:
                 self.enrol_consumer()
             if self.deferred is not None or self.decoded is not None:
                 return self.get_deferred(most)
-            batch = Batch.of(self, min(most, <uint32_t> min(self.queue.limit, <uint64_t> BATCH)))
+            batch = Batch.allocate(
+                self, min(most, <uint32_t> min(self.queue.limit, <uint64_t> BATCH)))
             self.take(batch.records, batch.room, &batch.end, forks, False, block, deadline)
             return self.decode_batch(batch, most, True)
         finally:
@@ -1003,9 +1056,9 @@ cdef class SharedQueue:
                 self.consume(batch)
                 # not in a child that it forked, and not after leaving at the end of the process
                 return batch.forks == self.forks and self.is_member()
-        if items and isinstance(batch.error, Exception) and not may_come_again(batch.error):
-            return False
         interrupted = may_come_again(batch.error)
+        if items and isinstance(batch.error, Exception) and not interrupted:
+            return False
         error, batch.error = batch.error, None
         if interrupted:
             raise_interruption(error)
@@ -1037,10 +1090,18 @@ cdef class SharedQueue:
         return batch
 
     cdef void defer(self, Batch batch) noexcept:
-        """Keep the rest of a batch for the next call, unless it is the parent's or has been left."""
+        """Keep the rest of a batch for the next call, unless it is the parent's or we have left."""
         if batch.forks == self.forks and self.is_member():
             batch.newer = self.deferred
             self.deferred = batch
+
+    cdef int defer_message(self, const sq_taken *taken, uint32_t forks) except -1:
+        cdef Batch batch = Batch.allocate(self, 1)
+        batch.forks = forks
+        memcpy(batch.records, taken, batch.stride)
+        batch.end = 1
+        self.defer(batch)
+        return 0
 
     cdef void give_back_deferred(self, bint leave) noexcept:
         """Have the queue deliver them again, and then leave it or not."""
@@ -1057,7 +1118,7 @@ cdef class SharedQueue:
         if decoded is not None:
             self.lost += <uint32_t> len(decoded)
         if leave:
-            self.state = LEFT
+            self.set_state(LEFT)
             self.end_invitations()
             sq_queue_leave(&self.queue)
         # only now do the items and errors go, which may run other code
@@ -1098,13 +1159,13 @@ cdef class SharedQueue:
         self.enter()
         try:
             if block and timeout is not None:
-                deadline = deadline_of(timeout)
+                deadline = deadline_after(timeout)
             if not self.queue.consuming:
                 self.enrol_consumer()
             batch = self.next_deferred()
             if batch is not None:
                 return self.lease_batch(batch, most, False)
-            batch = Batch.of(self, most)
+            batch = Batch.allocate(self, most)
             self.take(batch.records, most, &batch.end, forks, True, block, deadline)
             return self.lease_batch(batch, most, True)
         finally:
@@ -1142,18 +1203,18 @@ cdef class SharedQueue:
             leases.pop()
             if leases:
                 return False
-            raise self.no_lease_left() if status == SQ_NO_CHUNK else error_of(self.name, status)
+            raise self.no_lease_left() if status == SQ_NO_CHUNK else make_error(self.name, status)
         body.hold(self, message.chunk, RETURN)
         body.size = message.length
         lease.body = body
         lease.tag = message.tag
-        lease.deliveries = message.deliveries
+        lease.returns = message.deliveries
         batch.first += 1
         batch.error = None
         return True
 
     def _loan(self, tuple shape, object dtype, bint fortran, bint block, object timeout):
-        return Loan.of(self, shape, dtype, fortran, block, timeout)
+        return Loan.make(self, shape, dtype, fortran, block, timeout)
 
     # ---- the queue as a whole ----
     # Where nothing runs between check_open() and the core, and nothing waits, that is guard enough.
@@ -1247,13 +1308,13 @@ cdef class SharedQueue:
     def recover(self):
         """Look for dead participants now and settle what they left; returns how many were found.
 
-        Whoever waits does this by itself; it is only needed to have it done at once. Who has died
-        before the call is found, unless another participant is at it for more than a second.
+        Calls that wait do this by themselves; use it to have it done at once. All participants that
+        died before the call are found, unless another one is recovering for more than a second.
         """
         cdef uint32_t found = 0
         cdef uint32_t settled = 0
         cdef sq_status status
-        cdef uint64_t patience = sq_now_ns() + BUSY_PATIENCE_NS
+        cdef uint64_t busy_deadline = sq_now_ns() + BUSY_TIMEOUT_NS
         cdef uint32_t forks = self.forks
         self.enter()
         try:
@@ -1262,11 +1323,11 @@ cdef class SharedQueue:
                     status = sq_recover(&self.queue, &found)
                 settled += found
                 self.check_call(forks)
-                if status != SQ_BUSY or not pause(patience):
+                if status != SQ_BUSY or not pause(busy_deadline):
                     break
                 self.check_call(forks)
             if status != SQ_OK and status != SQ_BUSY:
-                raise error_of(self.name, status)
+                raise make_error(self.name, status)
             return settled
         finally:
             self.exit(forks)
@@ -1276,7 +1337,7 @@ cdef class SharedQueue:
         cdef uint32_t forks = self.forks
         self.enter()
         try:
-            return pids_of(&self.queue, True)
+            return list_pids(&self.queue, True)
         finally:
             self.exit(forks)
 

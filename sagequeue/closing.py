@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class Closing(ABC):
-    """A context manager whose end is a call of :meth:`close`, whatever happened in the block."""
+    """A context manager that calls :meth:`close` at its end, also when the block raises."""
 
     @abstractmethod
     def close(self) -> None:

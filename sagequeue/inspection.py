@@ -29,13 +29,13 @@ class QueueInfo:
     """A queue as it looks at this moment.
 
     Attributes:
-        state: ``"live"``: somebody takes part; ``"stale"``: all participants are dead;
+        state: ``"live"``: it has live participants; ``"stale"``: all participants are dead;
             ``"foreign"``: another user's, not looked into; ``"incompatible"``: of another
             version; ``"corrupt"``.
         waiting: items to get.
         leases: items claimed and not released.
         pids: live participants, one for each handle.
-        dead_pids: dead participants that nobody has settled yet.
+        dead_pids: dead participants that are not settled yet.
         bytes_reserved: size of the segments; most of it is never touched.
         bytes_in_memory: what they take.
         message_segments: messages too large for a chunk, each in a segment of its own.
@@ -66,7 +66,7 @@ def list_queues() -> list[QueueInfo]:
         try:
             found.append(inspect_queue(name.removeprefix(_PREFIX)))
         except (QueueNotFound, InvalidOption):
-            continue  # gone meanwhile, or no queue's name
+            continue  # gone since, or no queue's name
     return found
 
 
@@ -103,11 +103,11 @@ def inspect_queue(name: str) -> QueueInfo:
 
 
 def remove_queue(name: str, force: bool = False) -> None:
-    """Remove a queue, whatever waits in it.
+    """Remove a queue with the items in it.
 
     Args:
         name: the queue's name.
-        force: also one that is in use: it is shut down, so that everybody comes out of every wait.
+        force: also one that is in use: it is shut down, which ends the waits of its participants.
 
     Raises:
         QueueNotFound: there is none.
@@ -121,7 +121,7 @@ def remove_queue(name: str, force: bool = False) -> None:
         remove_segment(name, force)
     except QueueExists:
         raise QueueExists(
-            f"queue {name!r} is in use by {', '.join(map(str, info.pids)) or 'somebody'}; "
+            f"queue {name!r} is in use by {', '.join(map(str, info.pids)) or 'another process'}; "
             "stop them, or remove it by force"
         ) from None
     except QueueNotFound:
@@ -147,7 +147,7 @@ def prune_queues(prefix: str = "") -> list[str]:
             try:
                 remove_queue(info.name)
             except (QueueExists, QueueNotFound, ForeignSegment):
-                continue  # somebody was faster
+                continue  # another process has removed it
             removed.append(info.name)
     return removed
 

@@ -1,4 +1,4 @@
-"""The one interface every queue of this package has, whatever carries its items."""
+"""The interface that all queues of this package have."""
 
 from __future__ import annotations
 

@@ -156,12 +156,14 @@ class SageQueue(SharedQueue[T], Closing, Generic[T]):
     ) -> AbstractContextManager[NDArray[Any]]:
         """An array in the queue's memory to write in place, which is put without another copy.
 
+        It is not zeroed: it may hold parts of earlier messages.
+
         >>> with queue.loan((1080, 1920, 3), "u1") as frame:
         ...     camera.read_into(frame)
 
         The end of the block puts it; when the block raises, nothing is put. From then on the array
         is read-only, and its memory is not used again before it is gone. Where views of it, or
-        other names for it, outlive the block, a copy is put in its stead. ``timeout`` covers the
+        other names for it, outlive the block, a copy is put instead. ``timeout`` covers the
         wait for memory and the wait for room.
 
         Raises:

@@ -34,11 +34,11 @@ from sagequeue.ray_broker import BATCH, CALL_BYTES, Broker
 
 T = TypeVar("T")
 
-PATIENCE = 1.0
+POLL_SECONDS = 1.0
 """Seconds that one call waits in the actor; then the caller asks again."""
 
-FAREWELL = 1.0
-"""Seconds within which Ray ends an actor that nobody holds any more."""
+ACTOR_EXIT_GRACE_SECONDS = 1.0
+"""Seconds within which Ray ends an actor after its last handle is gone."""
 
 # When this process last gave up a handle of a queue, by the queue's name.
 _given_up: dict[str, float] = {}
@@ -67,7 +67,7 @@ class RayLease(Generic[T]):
     """An item that stays with the broker of a Ray queue until it is released.
 
     Attributes:
-        deliveries: how often it was claimed before by somebody who did not release it.
+        deliveries: how often it was claimed before and not released.
     """
 
     def __init__(self, queue: RayQueue[T], number: int, data: bytes, deliveries: int) -> None:
@@ -95,8 +95,8 @@ class RayLease(Generic[T]):
 class RayQueue(Closing, Generic[T]):
     """A FIFO queue for the tasks, actors and drivers of one Ray cluster.
 
-    It may be passed to any of them. With a ``name``, whoever makes a RayQueue of that name in the
-    same Ray namespace gets the same queue. Items are pickled by cloudpickle.
+    It may be passed to any of them. With a ``name``, every RayQueue of that name in the same Ray
+    namespace is the same queue. Items are pickled by cloudpickle.
 
     Raises:
         BackendUnavailable: ray is not installed or ``ray.init()`` was not called; later, from
@@ -166,7 +166,7 @@ class RayQueue(Closing, Generic[T]):
     def _put_batch(self, batch: list[bytes], deadline: float | None, total: int) -> int:
         while batch:
             left = _left(deadline)
-            accepted, is_shutdown = self._ask("put_many", batch, min(left, PATIENCE))
+            accepted, is_shutdown = self._ask("put_many", batch, min(left, POLL_SECONDS))
             total += accepted
             batch = batch[accepted:]
             if is_shutdown:
@@ -286,7 +286,7 @@ class RayQueue(Closing, Generic[T]):
                 left = _left(deadline)
                 is_earlier = own.call is not None
                 if own.call is None:
-                    own.call = ask(min(left, PATIENCE))
+                    own.call = ask(min(left, POLL_SECONDS))
                 if is_earlier or (block and self._wakeup_wanted):
                     self._tell("answer_now", own.name)
                 drained = self._accept_answer(own.call, block)
@@ -307,7 +307,7 @@ class RayQueue(Closing, Generic[T]):
 
         while True:
             try:
-                items, drained = self._answer(call.answer, 2 * PATIENCE)
+                items, drained = self._answer(call.answer, 2 * POLL_SECONDS)
             except ray.exceptions.GetTimeoutError:
                 if block:  # the actor does not answer: it is stopped, or out of reach
                     self._take_wakeup()
@@ -342,7 +342,7 @@ class RayQueue(Closing, Generic[T]):
 
     def join(self) -> None:
         """Wait until every item put has been answered by ``task_done()``."""
-        while not self._ask("join", PATIENCE):
+        while not self._ask("join", POLL_SECONDS):
             pass
 
     def shutdown(self, immediate: bool = False) -> None:
@@ -350,7 +350,7 @@ class RayQueue(Closing, Generic[T]):
         self._ask("shutdown", immediate)
 
     def close(self) -> None:
-        """Give up this handle. Ray ends the actor when nobody holds a handle any more."""
+        """Give up this handle. Ray ends the actor after the last handle is given up."""
         if not self.closed:
             self._tell("forget", self._handle)
             self.closed = True
@@ -430,7 +430,7 @@ def _reopen(kind: type[RayQueue[Any]], name: str, maxsize: int, actor: Any) -> R
 def _note_given_up(name: str) -> None:
     now = time.monotonic()
     for other, at in list(_given_up.items()):
-        if now - at > FAREWELL:
+        if now - at > ACTOR_EXIT_GRACE_SECONDS:
             _given_up.pop(other, None)
     _given_up[name] = now
 
@@ -443,14 +443,14 @@ def _broker_of(name: str, actor_name: str) -> Any:
     """
     import ray
 
-    until = _given_up.get(name, -FAREWELL) + FAREWELL
+    until = _given_up.get(name, -ACTOR_EXIT_GRACE_SECONDS) + ACTOR_EXIT_GRACE_SECONDS
     while actor_name in ray.util.list_named_actors():
         if time.monotonic() >= until:
             try:
                 actor = ray.get_actor(actor_name)
                 ray.get(actor.qsize.remote())
             except (ValueError, ray.exceptions.RayActorError):
-                until = time.monotonic() + FAREWELL
+                until = time.monotonic() + ACTOR_EXIT_GRACE_SECONDS
             else:
                 return actor
         time.sleep(0.005)
@@ -478,4 +478,4 @@ def _check_most(max_items: int | None) -> None:
 
 
 def _left(deadline: float | None) -> float:
-    return PATIENCE if deadline is None else max(0.0, deadline - time.monotonic())
+    return POLL_SECONDS if deadline is None else max(0.0, deadline - time.monotonic())

@@ -1,4 +1,4 @@
-/* Attaching to whatever lies under a queue's name: the file is the input, or a queue's file with
+/* Attaching to any file under a queue's name: the file is the input, or a queue's file with
  * words of it replaced. What is accepted is used. */
 #include "scribble.h"
 

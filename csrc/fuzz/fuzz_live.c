@@ -67,8 +67,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         uint64_t seed;
     } job = {.queue = &handle, .seed = next_word(&in, 4)};
     pthread_t scribbler;
-    /* Seldom, for a thread costs much; and not as the input says, or its chance effects would look
-     * like changes and draw the search that way. */
+    /* Rarely, because a thread is expensive; and not chosen by the input, or its random effects
+     * would look like new coverage and mislead the fuzzer. */
     bool beside = ++runs % 256 == 0;
     if (beside && pthread_create(&scribbler, NULL, scribble_on, &job) != 0) {
         abort();

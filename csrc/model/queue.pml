@@ -137,7 +137,7 @@ bool closed; /* the top bit of the tail, and SQ_SHUTDOWN in the control word */
 #else
 #define closed (have_put(0) && have_put(1))
 #endif
-bool news[PARTICIPANTS];  /* the epoch in the control word is not the one this participant has seen */
+bool changed[PARTICIPANTS];  /* the epoch in the control word is not the one this participant has seen */
 bool fresh[PARTICIPANTS]; /* nor the one that it has read */
 byte identity[PARTICIPANTS] = 1;
 byte put_intent[PARTICIPANTS]; /* position + 1 */
@@ -219,8 +219,8 @@ inline deliver(m, flagged) {
 
 /* Those who do not look any more are left out: so many fewer states. */
 #define announce_returned \
-    news[2] = alive[2] && !ended[2]; fresh[2] = news[2]; \
-    news[SURVIVOR] = !ended[SURVIVOR]; fresh[SURVIVOR] = news[SURVIVOR]
+    changed[2] = alive[2] && !ended[2]; fresh[2] = changed[2]; \
+    changed[SURVIVOR] = !ended[SURVIVOR]; fresh[SURVIVOR] = changed[SURVIVOR]
 
 #ifdef LIMIT
 #define a_return returned_since[0]++; returned_since[1]++
@@ -914,9 +914,9 @@ inline again() {
     atomic {
         if
 #ifdef CLAIM
-        :: !found && copy < CHUNKS -> news[me] = fresh[me]
+        :: !found && copy < CHUNKS -> changed[me] = fresh[me]
 #else
-        :: !found -> news[me] = fresh[me]
+        :: !found -> changed[me] = fresh[me]
 #endif
         :: else
         fi;
@@ -969,12 +969,12 @@ begin:
         do
         :: atomic { told && (me != SURVIVOR || others_are_gone) -> break }
         :: atomic { told && me == SURVIVOR && can_recover } -> recover(me)
-        :: atomic { !told && (readable || news[me]) } ->
+        :: atomic { !told && (readable || changed[me]) } ->
 #ifdef CLAIM
             acquire(copy);
 #endif
             if
-            :: news[me] -> again()
+            :: changed[me] -> again()
             :: else
             fi;
             if
@@ -1033,15 +1033,15 @@ begin:
 #else
             got = false
 #endif
-        :: atomic { !told && !readable && !news[me] && (can_recover || end_may_be_near(me)) ->
+        :: atomic { !told && !readable && !changed[me] && (can_recover || end_may_be_near(me)) ->
                ending = drained(me)
            };
             recover(me);
             atomic {
 #ifdef BUG_END_WHILE_RECOVERING
-                told = ending && !news[me];
+                told = ending && !changed[me];
 #else
-                told = ending && !busy && !news[me];
+                told = ending && !busy && !changed[me];
 #endif
                 busy = busy && ending;
                 ending = false;
@@ -1052,14 +1052,14 @@ begin:
     } unless {
         atomic {
             die[me]?_ -> lose_locks(me);
-            news[me] = false; fresh[me] = false;
+            changed[me] = false; fresh[me] = false;
             at = 0; message = 0; copy = 0; leased = 0; ending = false; told = false;
             got = false; found = false; flagged = false; won = false; FORGET_RECOVERY
         }
     };
     if
     :: atomic { !ended[me] && !came[me] && identity[me] == 0 -> /* a newcomer */
-            came[me] = true; alive[me] = true; identity[me] = 2; news[me] = true; fresh[me] = true
+            came[me] = true; alive[me] = true; identity[me] = 2; changed[me] = true; fresh[me] = true
         };
         goto begin
     :: ended[me] || came[me]

@@ -475,7 +475,7 @@ static void execute_another_program(forked *child) {
     abort();
 }
 
-/* Another program in the same process is nobody who takes part. */
+/* A program that the process executes does not take part. */
 static void who_executes_another_program_has_left(void) {
     sq_queue queue;
     create_with(&queue, options_of(MPMC, 0, 64));
@@ -533,7 +533,6 @@ static void the_last_invitation_removes_the_queue(void) {
 /* Who finds the table full was a member for a moment, in which the others may all have left. */
 static void a_newcomer_in_vain_removes_the_queue(void) {
     sq_queue queue, second, newcomer;
-    sq_membership membership;
     sq_options options = options_of(MPMC, 0, 64);
     options.participants = 2;
     create_with(&queue, options);
@@ -541,10 +540,11 @@ static void a_newcomer_in_vain_removes_the_queue(void) {
     int fd;
     CHECK(sq_segment_open(queue.file_name, &fd) == SQ_OK);
     CHECK(sq_lock_try(fd, SQ_LOCK_MEMBERS, SQ_LOCK_SHARED) == SQ_OK);
-    CHECK(sq_participant_enter(&queue, &membership) == SQ_TABLE_FULL && membership.fd < 0);
+    CHECK(sq_participant_enter(&queue) == SQ_TABLE_FULL);
     close_queue(&second);
     close_queue(&queue);
-    CHECK(count_files(queue.file_name, false) == 1); /* it stands in the door */
+    CHECK(count_files(queue.file_name, false) ==
+          1); /* the descriptor with the members' lock keeps it */
     close(fd);
     CHECK(sq_queue_attach(&newcomer, queue.file_name) == SQ_OK);
     close_queue(&newcomer);
@@ -560,9 +560,11 @@ static void inherit_and_wait(void *argument) {
 static void lock_all_and_die(void *argument) {
     family *f = argument;
     static sq_queue own;
-    sq_membership membership;
     CHECK(sq_queue_attach(&own, f->queue.file_name) == SQ_OK);
-    CHECK(sq_participant_enter(&own, &membership) == SQ_OK);
+    /* the descriptor of one that is about to take part */
+    int entering = sq_segment_reopen(&own.segment);
+    CHECK(entering >= 0 && sq_inherited_add(entering, false));
+    CHECK(sq_lock_try(entering, SQ_LOCK_MEMBERS, SQ_LOCK_SHARED) == SQ_OK);
     CHECK(sq_lock_try(own.segment.fd, SQ_LOCK_RECOVERY, SQ_LOCK_EXCLUSIVE) == SQ_OK);
     pid_t child = fork();
     CHECK(child >= 0);
@@ -579,7 +581,7 @@ static void a_child_that_knows_nothing_keeps_nothing(void) {
     family f;
     open_family(&f, options_of(MPMC, 0, 64));
     run_and_kill(lock_all_and_die, &f);
-    CHECK(recover_now(&f.queue) == 2);
+    CHECK(recover_now(&f.queue) == 1);
     tell(f.go);
     close_queue(&f.queue);
     CHECK(count_files(f.queue.file_name, false) == 0);
@@ -707,8 +709,8 @@ static void the_living_are_told_from_the_dead(void) {
     close_queue(&f.queue);
 }
 
-/* Whoever cannot tell must not conclude that somebody is dead: here the descriptor is gone, or
- * stands for another file. */
+/* A participant that cannot tell must not conclude that another one is dead: here the descriptor is
+ * gone, or stands for another file. */
 static void a_lost_descriptor_makes_nobody_dead(void) {
     sq_queue queue, other;
     uint32_t found;

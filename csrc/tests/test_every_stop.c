@@ -6,7 +6,7 @@
 
 static struct {
     uint32_t put, taken, early;
-} meanwhile; /* by the survivor, while the victim stands */
+} during_stop; /* by the survivor, while the victim stands */
 
 static void others_come_and_go(void) {
     sq_queue other;
@@ -18,11 +18,11 @@ static void others_come_and_go(void) {
 }
 
 static bool is_waited_for(pid_t victim, bool room) {
-    return sq_held_up_by(&queue, room) == (uint32_t)victim;
+    return sq_held_up_by(&queue, room).pid == (uint32_t)victim;
 }
 
 /* None of the dead that the victim may be settling is in the way of more than that. */
-static void look_for_the_dead(pid_t victim) {
+static void search_for_the_dead(pid_t victim) {
     uint32_t found;
     sq_status status = sq_recover(&queue, &found);
     CHECK(status == SQ_OK || status == SQ_BUSY);
@@ -34,7 +34,7 @@ static void look_for_the_dead(pid_t victim) {
     }
 }
 
-static void put_meanwhile(pid_t victim) {
+static void put_during_stop(pid_t victim) {
     if (sq_queue_enrol_producer(&queue) != SQ_OK) {
         return; /* it is the victim's role, or a dead one's that the victim is settling */
     }
@@ -47,11 +47,11 @@ static void put_meanwhile(pid_t victim) {
         CHECK(status == SQ_OK || status == SQ_FULL ||
               (status == SQ_CLOSED && doing->run == shut_down));
         CHECK(status != SQ_FULL || sq_size(&queue) == CAPACITY || is_waited_for(victim, true));
-        meanwhile.put += accepted;
+        during_stop.put += accepted;
     }
 }
 
-static void take_meanwhile(pid_t victim) {
+static void take_during_stop(pid_t victim) {
     if (sq_queue_enrol_consumer(&queue) != SQ_OK) {
         return;
     }
@@ -71,13 +71,13 @@ static void take_meanwhile(pid_t victim) {
         CHECK(((sq_taken *)value)->deliveries == 0 || doing->before == others_die ||
               doing->run == return_claims || doing->before == claim_and_return ||
               doing->run == claim_and_leave);
-        meanwhile.taken += m.producer == SURVIVOR;
-        meanwhile.early += m.producer != SURVIVOR;
+        during_stop.taken += m.producer == SURVIVOR;
+        during_stop.early += m.producer != SURVIVOR;
     }
 }
 
 static void stop_once(uint32_t mode, uint64_t stop_at) {
-    memset(&meanwhile, 0, sizeof meanwhile);
+    memset(&during_stop, 0, sizeof during_stop);
     prepare(mode);
     hit_by = SIGSTOP;
     fflush(NULL);
@@ -92,10 +92,10 @@ static void stop_once(uint32_t mode, uint64_t stop_at) {
     CHECK(WIFSTOPPED(status) == (stop_at != 0));
     if (WIFSTOPPED(status)) {
         others_come_and_go();
-        look_for_the_dead(victim);
-        put_meanwhile(victim);
-        take_meanwhile(victim);
-        look_for_the_dead(victim);
+        search_for_the_dead(victim);
+        put_during_stop(victim);
+        take_during_stop(victim);
+        search_for_the_dead(victim);
         /* nobody but the victim has a role now */
         uint32_t self = queue.id;
         atomic_compare_exchange_strong(&queue.header->consumer, &self, 0);
@@ -103,7 +103,7 @@ static void stop_once(uint32_t mode, uint64_t stop_at) {
         CHECK(waitpid(victim, &status, 0) == victim);
     }
     CHECK(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
-    settle_up(meanwhile.put, meanwhile.taken, meanwhile.early);
+    settle_up(during_stop.put, during_stop.taken, during_stop.early);
 }
 
 static void every_stop_mpmc(void) {

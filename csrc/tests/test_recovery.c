@@ -141,7 +141,7 @@ static void a_recoverer(void) {
     put_messages(&queue, 0, 0, 3, &INLINE_BODIES);
     kill_after(claim_and_die);
     kill_after(recover_and_die);
-    CHECK(atomic_load(&queue.header->recoverer) != 0 && sq_held_up_by(&queue, false) == 0);
+    CHECK(atomic_load(&queue.header->recoverer) != 0 && sq_held_up_by(&queue, false).pid == 0);
     CHECK(recover_now(&queue) == 2);
     expect(0, 3, 2);
     finish();
@@ -182,7 +182,7 @@ static void be_recoverer_no_more(const sq_queue *other) {
     sq_lock_drop(other->segment.fd, SQ_LOCK_RECOVERY);
 }
 
-/* Another one is at it, and may have looked before the last death. */
+/* Another participant is recovering, and may have looked before the last death. */
 static void a_recoverer_at_work_is_told_from_nobody_dead(void) {
     uint32_t found;
     sq_queue other;

@@ -27,7 +27,7 @@ static void *await_room(void *unused) {
     return NULL;
 }
 
-static void *look_for_the_dead(void *unused) {
+static void *search_for_the_dead(void *unused) {
     uint32_t found;
     (void)unused;
     while (!atomic_load(&over)) {
@@ -99,7 +99,7 @@ static void share(uint32_t mode) {
         await_messages,
         await_room,
         await_room,
-        look_for_the_dead,
+        search_for_the_dead,
         put,
         put,
         take,

@@ -39,7 +39,7 @@ def test_a_call_that_was_ended_takes_nothing(
     take: Callable[[RayQueue[Any]], Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(ray_queue, "PATIENCE", 3600.0)  # calls end by wakeup() or not at all
+    monkeypatch.setattr(ray_queue, "POLL_SECONDS", 3600.0)  # calls end by wakeup() or not at all
     for number in range(20):
         thread = threading.Thread(target=be_woken, args=(queue, take))
         thread.start()

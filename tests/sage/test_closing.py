@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from draining import drain
 from forked import in_child
 
 from sagequeue import DecodeError, Empty, Full, QueueClosed, QueueError, SageQueue
@@ -80,15 +81,6 @@ def make(**options: Any) -> tuple[SageQueue[Any], SageQueue[Any]]:
     other = SageQueue[Any](**options)
     current = SageQueue[Any].attach(other.name)
     return current, other
-
-
-def drain(queue: SageQueue[Any]) -> list[Any]:
-    items = []
-    while True:
-        try:
-            items.append(queue.get_nowait())
-        except Empty:
-            return items
 
 
 PUTS: dict[str, Callable[[SageQueue[Any]], Any]] = {

@@ -16,21 +16,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from draining import drain
 from forked import in_child
 
 from sagequeue import DecodeError, Empty, QueueError, SageQueue
 
 current: SageQueue[Any]
 action: Callable[[], object]
-
-
-def drain(queue: SageQueue[Any]) -> list[Any]:
-    items = []
-    while True:
-        try:
-            items.append(queue.get_nowait())
-        except Empty:
-            return items
 
 
 def act(value: Any) -> Any:

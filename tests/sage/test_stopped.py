@@ -8,6 +8,7 @@ import os
 import signal
 import struct
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,14 +16,14 @@ from typing import Any
 
 import pytest
 
-from sagequeue import Empty, ShutDown
+from sagequeue import Empty, Full, ShutDown
 from sagequeue.queue import SageQueue
 
 SECONDS = 30.0
 
 # Where the core has its words (csrc/layout.h).
-RECOVERER, TAIL, PARTICIPANTS, ENTRY = 272, 384, 1024, 128
-PUT_INTENT = 8
+RECOVERER, TAIL, HEAD, PARTICIPANTS, ENTRY = 272, 384, 512, 1024, 128
+PUT_INTENT, TAKE_INTENT = 8, 16
 
 
 @contextmanager
@@ -60,14 +61,22 @@ def entry_of(memory: mmap.mmap, pid: int) -> int:
     raise AssertionError(f"process {pid} takes no part")
 
 
-def reserve(queue: SageQueue[Any]) -> object:
-    """As a producer does that is stopped between reserving a position and committing it."""
+def advance(queue: SageQueue[Any], cursor: int, intent: int, count: int) -> None:
     memory = memory_of(queue)
-    (tail,) = struct.unpack_from("<Q", memory, TAIL)
-    intent = entry_of(memory, os.getpid()) + PUT_INTENT
-    struct.pack_into("<Q", memory, intent, tail << 16 | 1)
-    struct.pack_into("<Q", memory, TAIL, tail + 1)
-    return None
+    (position,) = struct.unpack_from("<Q", memory, cursor)
+    entry = entry_of(memory, os.getpid())
+    struct.pack_into("<Q", memory, entry + intent, position << 16 | count)
+    struct.pack_into("<Q", memory, cursor, position + count)
+
+
+def reserve(queue: SageQueue[Any], count: int = 1) -> object:
+    """As a producer does that is stopped between reserving positions and committing them."""
+    return advance(queue, TAIL, PUT_INTENT, count)
+
+
+def take_position(queue: SageQueue[Any]) -> object:
+    """As a consumer does that is stopped between claiming a position and releasing it."""
+    return advance(queue, HEAD, TAKE_INTENT, 1)
 
 
 def test_a_producer_between_reserving_and_committing(caplog: pytest.LogCaptureFixture) -> None:
@@ -75,7 +84,7 @@ def test_a_producer_between_reserving_and_committing(caplog: pytest.LogCaptureFi
     with SageQueue[Any](100, recovery_interval=0.01) as queue:
         with stopped(queue, reserve) as pid:
             queue.put("behind it")
-            with pytest.raises(Empty):
+            with pytest.raises(Empty, match=f"first of 2 items is still .* process {pid}$"):
                 queue.get(timeout=0.05)
             assert queue.recover() == 0
             with caplog.at_level(logging.WARNING, "sagequeue"):
@@ -93,6 +102,47 @@ def test_a_producer_between_reserving_and_committing(caplog: pytest.LogCaptureFi
             assert got == ["behind it"]
         assert len(caplog.records) == 1  # said once
         assert queue.qsize() == 0
+
+
+def test_a_consumer_between_claiming_and_releasing() -> None:
+    """Producers wait for it when the ring has come round, and Full does not say that it is full."""
+    with SageQueue[Any](2, capacity=2, recovery_interval=0.01) as queue:
+        queue.put_many(["claimed", "next"])
+        with stopped(queue, take_position) as pid:
+            assert queue.get(timeout=SECONDS) == "next"
+            for put in (lambda: queue.put_nowait(1), lambda: queue.put(1, timeout=0.05)):
+                with pytest.raises(Full, match=f"no room yet .0 items.* process {pid}$"):
+                    put()
+            os.kill(pid, signal.SIGKILL)
+        assert queue.get(timeout=SECONDS) == "claimed"
+        queue.put_nowait(1)
+
+
+def test_callers_that_do_not_wait_say_it_too(caplog: pytest.LogCaptureFixture) -> None:
+    with SageQueue[Any](100) as queue:
+        with stopped(queue, reserve) as pid:
+            deadline = time.monotonic() + SECONDS
+            while not caplog.records and time.monotonic() < deadline:
+                with pytest.raises(Empty):
+                    queue.get_nowait()
+                time.sleep(0.005)
+            assert f"process {pid}" in caplog.text
+            os.kill(pid, signal.SIGKILL)
+
+
+def test_one_met_in_the_middle_again_and_again_is_not_stopped(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """What is reported is that it stays at one position."""
+    with SageQueue[Any](100) as queue:
+        with stopped(queue, lambda own: reserve(own, 3)) as pid:
+            for position in range(3):
+                struct.pack_into("<Q", memory_of(queue), HEAD, position)
+                with pytest.raises(Empty, match=f"process {pid}"):
+                    queue.get_nowait()
+                time.sleep(0.6)
+            assert not caplog.records
+            os.kill(pid, signal.SIGKILL)
 
 
 def test_a_recoverer(caplog: pytest.LogCaptureFixture) -> None:
