@@ -9,6 +9,9 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
+# How long listeners may take to return from the last measurement.
+_LISTENER_GRACE_SECONDS = 1.0
+
 
 class Monitor(Generic[T]):
     """Measures in a thread of its own, which is started with the first listener.
@@ -43,12 +46,12 @@ class Monitor(Generic[T]):
                 self._thread.start()
 
     def close(self) -> None:
-        """Tell the listeners a last time; may be repeated."""
+        """Tell the listeners a last time; may be repeated. One that does not return is left."""
         with self._lock:
             self._closed.set()
             thread, self._thread = self._thread, None
-        if thread is not None:
-            thread.join()
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(_LISTENER_GRACE_SECONDS)
 
     def _run(self) -> None:
         over = False
@@ -58,7 +61,7 @@ class Monitor(Generic[T]):
             for listener in list(self._listeners):
                 try:
                     listener(measurement)
-                except Exception:
+                except BaseException:  # SystemExit, too, would end the thread
                     self._listeners.remove(listener)
                     self._logger.exception(
                         "%s: the listener %r failed and is not called again", self._name, listener

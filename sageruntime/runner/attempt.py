@@ -538,11 +538,11 @@ class InboxAttempt(Attempt):
         if batch is not None and self._alignment.holds_back(batch.sender):
             self._hold_back(delivery)
             return
+        for one in saved.undecodable:
+            self._errors.handle(None, one.error, raw=one.raw)
         delivery.message = batch or PacketBatch([])
         delivery.error = None
         delivery.keep_original()
-        for one in saved.undecodable:
-            self._errors.handle(None, one.error, raw=one.raw)
         self._process(delivery)
 
     # Concurrent processing.

@@ -119,7 +119,7 @@ class _Dispatcher:
             for listener in list(self._listeners):
                 try:
                     listener(self._task)
-                except Exception:
+                except BaseException:  # SystemExit, too, would end the thread
                     self._logger.exception(
                         "%s: the listener %s failed", self._name, _name_of(listener)
                     )
