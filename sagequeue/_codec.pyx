@@ -507,12 +507,7 @@ cdef object decode_typed(uint8_t tag, const unsigned char *data, uint64_t size, 
     if tag == BYTES:
         return PyBytes_FromStringAndSize(<const char *> data, size)
     if tag == PICKLE:
-        try:
-            return load_pickle(data, size, None)
-        except Exception as error:
-            raise cannot_decode(
-                codec.name, error, source, PyBytes_FromStringAndSize(<const char *> data, size)
-            ) from error
+        return decode_pickle(data, size, None, source, codec, data, size)
     if tag == NDARRAY:
         return decode_array(data, size, source)
     if tag == TEXT:
@@ -535,14 +530,24 @@ cdef object decode_typed(uint8_t tag, const unsigned char *data, uint64_t size, 
     raise CorruptSegment(f"a message has tag {tag} and {size} bytes, which no codec writes")
 
 
-cdef object load_pickle(const unsigned char *data, uint64_t size, object buffers):
-    if size < WITHOUT_GIL:
-        body = PyBytes_FromStringAndSize(<const char *> data, size)
-    else:
-        body = PyMemoryView_FromMemory(<char *> data, size, PyBUF_READ)
-    if buffers is None:
-        return loads(body)
-    return loads(body, buffers=buffers)
+cdef object decode_pickle(const unsigned char *data, uint64_t size, list buffers, object source,
+                          Codec codec, const unsigned char *message, uint64_t message_size):
+    """The object of a pickle in a message, behind which its buffers lie if it has any."""
+    cdef tuple copies = ()
+    try:
+        if size < WITHOUT_GIL:
+            body = PyBytes_FromStringAndSize(<const char *> data, size)
+        else:
+            body = PyMemoryView_FromMemory(<char *> data, size, PyBUF_READ)
+        if buffers is None:
+            return loads(body)
+        return loads(body, buffers=buffers)
+    except Exception as error:
+        if buffers is not None:
+            copies = copy_buffers(message, message_size, len(buffers), data - message + size)
+        raise cannot_decode(
+            codec.name, error, source, PyBytes_FromStringAndSize(<const char *> data, size), copies
+        ) from error
 
 
 cdef uint64_t buffer_length(uint64_t number, uint64_t at, uint64_t size) except? -1:
@@ -597,16 +602,7 @@ cdef object decode_with_buffers(const unsigned char *data, uint64_t size, object
         else:
             buffers.append(memoryview(block_copy(data + at, length)))
         at += length
-    try:
-        return load_pickle(body, pickle_size, buffers)
-    except Exception as error:
-        raise cannot_decode(
-            codec.name,
-            error,
-            source,
-            PyBytes_FromStringAndSize(<const char *> body, pickle_size),
-            copy_buffers(data, size, count, body - data + pickle_size),
-        ) from error
+    return decode_pickle(body, pickle_size, buffers, source, codec, data, size)
 
 
 cdef object decode_array(const unsigned char *data, uint64_t size, object source):

@@ -178,8 +178,9 @@ class Connection:
                 try:
                     self._put([self._message(due[i], sender) for i in range(count)], sender)
                 except EncodeError as error:
+                    # of several, the queue may have taken the first ones already
                     if count > 1:
-                        alone = count
+                        alone = count - self._have_put(error.accepted)
                         continue
                     first = due.popleft()
                     assert isinstance(first, list)
@@ -228,7 +229,7 @@ class Connection:
                 if retry is None or failures >= retry.attempts:
                     self._close(f"the queue of {self.name} is gone: {error}", error)
                     return
-                sender.cancelled.wait(min(retry.backoff * 2 ** (failures - 1), retry.max_backoff))
+                sender.cancelled.wait(retry.delay(failures))
             if sender.cancelled.is_set():
                 raise TaskCancelled(f"stopped while it waited to send to {self.name}")
             if self.stalled:
