@@ -26,7 +26,7 @@ from sageruntime.pipeline import Pipeline
 from sageruntime.recovery import CheckpointOptions, RestartPolicy, RetryPolicy
 from sageruntime.service import Service, ServiceClient, ServiceTask
 from sageruntime.task import BaseTask, DeadLetter, ErrorPolicy, LocalTask, TaskState, TaskStatus
-from sageruntime.task.options import TaskOptions
+from sageruntime.core.task_options import TaskOptions
 
 __all__ = [
     "IDLE",

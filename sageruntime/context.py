@@ -5,30 +5,27 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sageruntime.communication.stable_hash import instance_for
 from sageruntime.errors import ServiceNotFound
 from sageruntime.logs import TaskLogger
-from sageruntime.naming import what_is_known
-from sageruntime.tracing import Tracing
-
-if TYPE_CHECKING:
-    from sageruntime.service.client import ServiceClient
+from sageruntime.core.naming import did_you_mean
+from sageruntime.tracing.options import Tracing
 
 
-class Services(Mapping[str, "ServiceClient"]):
-    """The services that a task can call, by name."""
+class Services(Mapping[str, Any]):
+    """The :class:`~sageruntime.service.ServiceClient` of each service that a task can call."""
 
-    def __init__(self, clients: Mapping[str, ServiceClient] | None = None) -> None:
+    def __init__(self, clients: Mapping[str, Any] | None = None) -> None:
         self._clients = dict(clients or {})
 
-    def __getitem__(self, name: str) -> ServiceClient:
+    def __getitem__(self, name: str) -> Any:
         try:
             return self._clients[name]
         except KeyError:
             raise ServiceNotFound(
-                f"there is no service {name!r}; {what_is_known(name, self._clients)}. Add it with "
+                f"there is no service {name!r}; {did_you_mean(name, self._clients)}. Add it with "
                 "Pipeline.service()"
             ) from None
 

@@ -22,13 +22,13 @@ from sageruntime.job_result import JobResult, StageSummary, progress_of, summary
 from sageruntime.metrics import JobMetrics, StageMetrics
 from sageruntime.observation import Observation, Observer
 from sageruntime.recovery import CheckpointOptions, RestartPolicy
-from sageruntime.recovery.coordinator import Coordinator
+from sageruntime.task.coordinator import Coordinator
 from sageruntime.service import ServiceClient, ServiceTask
 from sageruntime.service.recipe import ServiceRecipe
 from sageruntime.stage import Stage
 from sageruntime.task import BaseTask, TaskState
-from sageruntime.task.base_task import Scope
-from sageruntime.task.options import OPTION_NAMES
+from sageruntime.core.scope import Scope
+from sageruntime.core.task_options import OPTION_NAMES
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -43,7 +43,7 @@ from sageruntime.service.options import ServiceKeywords
 from sageruntime.service.recipe import ServiceRecipe
 from sageruntime.service.service import MakeService
 from sageruntime.stage import Stage
-from sageruntime.task.options import OPTION_NAMES, TaskKeywords, TaskOptions, task_options
+from sageruntime.core.task_options import OPTION_NAMES, TaskKeywords, TaskOptions, task_options
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
@@ -65,7 +65,7 @@ class StageOptions(TaskKeywords, total=False):
         parallelism: how many tasks share the work; 1 by default.
         on: what hosts each: ``"thread"`` (default), ``"process"``, ``"ray"``, or a task type of
             your own.
-        others: the fields of :class:`~sageruntime.task.options.TaskOptions`; by default the
+        others: the fields of :class:`~sageruntime.core.task_options.TaskOptions`; by default the
             pipeline's.
     """
 

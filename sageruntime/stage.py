@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from sageruntime.communication.router import Partitioner, RoundRobin
 from sageruntime.factory.operator_factory import OperatorFactory
 from sageruntime.factory.task_factory import TaskType, host_of
-from sageruntime.task.options import TaskOptions
+from sageruntime.core.task_options import TaskOptions
 
 
 @dataclass(frozen=True)

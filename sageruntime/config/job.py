@@ -19,8 +19,8 @@ from sageruntime.config.section import Section
 from sageruntime.config.service import ServiceConfig
 from sageruntime.config.settings import Settings
 from sageruntime.config.task_type import TaskType
-from sageruntime.options import options_of
-from sageruntime.task.options import TaskOptions
+from sageruntime.core.options import options_of
+from sageruntime.core.task_options import TaskOptions
 
 PARTITIONERS: dict[str, Callable[[], Partitioner]] = {
     "round_robin": RoundRobin,

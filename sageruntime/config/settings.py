@@ -10,9 +10,9 @@ from pydantic_core import PydanticCustomError
 from sageruntime.config.options import OptionsSection, given_options, with_options
 from sageruntime.config.section import Section
 from sageruntime.config.units import Bytes
-from sageruntime.options import Option, options_of
+from sageruntime.core.options import Option, options_of
 from sageruntime.recovery import CheckpointOptions
-from sageruntime.task.options import TaskOptions
+from sageruntime.core.task_options import TaskOptions
 from sageruntime.tracing import Tracing
 
 

@@ -12,7 +12,7 @@ from sageruntime.errors import DeadLetterStoreError
 
 if TYPE_CHECKING:
     from sageruntime.dead_letters.store import DeadLetterStore
-    from sageruntime.task.error_policy import DeadLetter
+    from sageruntime.dead_letters.letter import DeadLetter
 
 _logger = logging.getLogger("sageruntime.dead_letters")
 

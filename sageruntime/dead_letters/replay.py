@@ -14,8 +14,9 @@ from sageruntime.factory.operator_factory import OperatorFactory
 from sageruntime.factory.task_factory import TaskType
 from sageruntime.operator import BaseOperator, IterableSource
 from sageruntime.stage import Stage
-from sageruntime.task.error_policy import DeadLetter, ErrorPolicy
-from sageruntime.task.options import TaskOptions
+from sageruntime.core.policies import ErrorPolicy
+from sageruntime.dead_letters.letter import DeadLetter
+from sageruntime.core.task_options import TaskOptions
 
 if TYPE_CHECKING:
     from sageruntime.job_result import JobResult

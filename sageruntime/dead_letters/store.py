@@ -15,7 +15,7 @@ import cloudpickle
 from sagequeue.closing import Closing
 from sageruntime.communication.router import Packet
 from sageruntime.errors import DeadLetterStoreError
-from sageruntime.task.error_policy import DeadLetter
+from sageruntime.dead_letters.letter import DeadLetter
 
 # Tells our files from those of other programs, and their versions from each other.
 _APPLICATION = 0x53474451

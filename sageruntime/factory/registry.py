@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from sageruntime.errors import RuntimeTaskError
 from sageruntime.factory.import_path import import_attribute
-from sageruntime.naming import what_is_known
+from sageruntime.core.naming import did_you_mean
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -69,7 +69,7 @@ class Registry:
             raise self._not_found(f"{self.kind} {name!r} leads nowhere: {error}") from error
         raise self._not_found(
             f"no {self.kind} is named {name!r}; one of your own is named module:attribute or by an "
-            f"entry point of {self.group}; {what_is_known(name, self.names())}"
+            f"entry point of {self.group}; {did_you_mean(name, self.names())}"
         )
 
 

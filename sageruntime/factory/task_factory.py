@@ -9,7 +9,8 @@ from sageruntime.context import TaskContext
 from sageruntime.errors import InvalidOption, TaskNotFound, TaskStartError
 from sageruntime.factory.operator_factory import OperatorFactory
 from sageruntime.factory.registry import Registry
-from sageruntime.task.base_task import BaseTask, Scope
+from sageruntime.core.scope import Scope
+from sageruntime.task.base_task import BaseTask
 
 Host = Literal["thread", "process", "ray"]
 """What hosts the tasks of the built-in types."""

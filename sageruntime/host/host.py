@@ -8,7 +8,7 @@ from typing import Protocol
 from sageruntime.metrics import MetricsSnapshot
 from sageruntime.runner import commands as do
 from sageruntime.runner import events as told
-from sageruntime.task.status import TaskStatus
+from sageruntime.runner.status import TaskStatus
 
 Receive = Callable[["Host", told.Event], None]
 """Takes an event of a host, in the driver's loop."""

@@ -18,8 +18,8 @@ from sageruntime.profiling.spy import Spy
 from sageruntime.runner import commands as do
 from sageruntime.runner import events as told
 from sageruntime.runner.task_runner import TaskRunner, TaskSpec, Tell, make_plugins
-from sageruntime.task.state import TaskState
-from sageruntime.task.status import TaskStatus
+from sageruntime.core.state import TaskState
+from sageruntime.runner.status import TaskStatus
 
 
 class HostedTask:

@@ -26,7 +26,7 @@ from sageruntime.logs import RecordSender
 from sageruntime.metrics import MetricsSnapshot
 from sageruntime.runner import commands as do
 from sageruntime.runner import events as told
-from sageruntime.task.status import TaskStatus
+from sageruntime.runner.status import TaskStatus
 
 # How long a host that has told its last event may take to exit before it is killed.
 _EXIT_SECONDS = 5.0

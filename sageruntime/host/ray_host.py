@@ -26,7 +26,7 @@ from sageruntime.logs import RecordSender
 from sageruntime.metrics import MetricsSnapshot
 from sageruntime.runner import commands as do
 from sageruntime.runner import events as told
-from sageruntime.task.status import TaskStatus
+from sageruntime.runner.status import TaskStatus
 
 # How long Ray may take to find a place for an actor.
 _START_SECONDS = 60.0

@@ -13,7 +13,7 @@ from sageruntime.errors import OperatorError, RemoteError, text_of
 from sageruntime.host.packed_error import PackedError
 from sageruntime.runner import commands as do
 from sageruntime.runner import events as told
-from sageruntime.task.status import TaskReport
+from sageruntime.runner.status import TaskReport
 
 HEADER = struct.Struct(">Q")
 """The length of what follows."""

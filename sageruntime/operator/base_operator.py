@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sageruntime.communication.router import BaseRouter, Packet
 from sageruntime.context import TaskContext
+from sageruntime.core.task_view import TaskView
 from sageruntime.errors import CheckpointError, OperatorError
 from sageruntime.operator.results import Results
-
-if TYPE_CHECKING:
-    from sageruntime.service.client import ServiceClient
-    from sageruntime.task.base_task import BaseTask
 
 
 class BaseOperator(ABC):
@@ -37,15 +34,16 @@ class BaseOperator(ABC):
     """
 
     ctx: TaskContext
-    task: BaseTask
+    task: TaskView
     router: BaseRouter
 
     def inject_router(self, router: BaseRouter) -> None:
         """Give the operator its task's router."""
         self.router = router
 
-    def call_service(self, name: str) -> ServiceClient:
-        """The client of a service of the job: ``self.call_service("embedder").embed(text)``.
+    def call_service(self, name: str) -> Any:
+        """The :class:`~sageruntime.service.ServiceClient` of a service of the job:
+        ``self.call_service("embedder").embed(text)``.
 
         Raises:
             ServiceNotFound: the job has no service of that name.

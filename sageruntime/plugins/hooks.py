@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from sageruntime.communication.router import Packet
     from sageruntime.context import TaskContext
     from sageruntime.metrics import MetricsSnapshot
-    from sageruntime.task.base_task import BaseTask
+    from sageruntime.core.task_view import TaskView
 
 hookspec = pluggy.HookspecMarker("sageruntime")
 hookimpl = pluggy.HookimplMarker("sageruntime")
@@ -50,7 +50,7 @@ class TaskHooks:
         """
 
     @hookspec
-    def on_state_change(self, task: BaseTask) -> None:
+    def on_state_change(self, task: TaskView) -> None:
         """A task has changed its state; called in the process that made the task."""
 
     @hookspec

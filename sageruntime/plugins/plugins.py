@@ -16,8 +16,9 @@ from sageruntime.plugins.hooks import TaskHooks
 
 if TYPE_CHECKING:
     from sageruntime.context import TaskContext
+    from sageruntime.core.task_view import TaskView
+    from sageruntime.metrics import MetricsSnapshot
     from sageruntime.operator import BaseOperator
-    from sageruntime.task.base_task import BaseTask
 
 _HOOKS = [name for name in vars(TaskHooks) if not name.startswith("_")]
 _MONITORING = ("on_error", "on_state_change", "on_metrics")
@@ -94,15 +95,13 @@ class Plugins:
         self._manager.hook.after_process(ctx=operator.ctx, packets=packets, results=results)
         return results
 
-    def listen_to_states(self, task: BaseTask) -> None:
-        """Tell those who want to know of each change of a task's state."""
-        if self.implement("on_state_change"):
-            task.add_listener(lambda changed: self._tell("on_state_change", task=changed))
+    def on_state_change(self, task: TaskView) -> None:
+        """Tell those who want to know of a change of a task's state."""
+        self._tell("on_state_change", task=task)
 
-    def listen_to_metrics(self, task: BaseTask) -> None:
-        """Tell those who want to know of each measurement of a task."""
-        if self.implement("on_metrics"):
-            task.add_metrics_listener(lambda snapshot: self._tell("on_metrics", snapshot=snapshot))
+    def on_metrics(self, snapshot: MetricsSnapshot) -> None:
+        """Tell those who want to know of a measurement of a task."""
+        self._tell("on_metrics", snapshot=snapshot)
 
     def on_error(self, ctx: TaskContext, packet: Packet | None, error: Exception) -> None:
         """Tell those who want to know of an error."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from sageruntime.options import Count, Options, Seconds, option
+from sageruntime.core.options import Count, Options, Seconds, option
 
 LAST_STATE = 0
 """Stands for the number of the checkpoint that a job's tasks make of their last states."""
@@ -72,21 +72,3 @@ class CheckpointOptions(Options, prefix="checkpoint."):
         60.0,
         "A checkpoint that is not complete after this time is given up, and the next one is taken.",
     )
-
-    def open_store(self) -> CheckpointStore:
-        """The store, opened.
-
-        Raises:
-            CheckpointError: it cannot be.
-        """
-        store = self.store
-        if not isinstance(store, (str, Path)):
-            return store
-        kind, colon, path = str(store).partition(":")
-        if colon and kind == "folder":
-            from sageruntime.recovery.folder_store import FolderCheckpointStore
-
-            return FolderCheckpointStore(path, self.keep)
-        from sageruntime.recovery.sqlite_store import SqliteCheckpointStore
-
-        return SqliteCheckpointStore(path if colon and kind == "sqlite" else store, self.keep)

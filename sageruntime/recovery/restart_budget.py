@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 
-from sageruntime.recovery.policies import RestartPolicy
+from sageruntime.core.policies import RestartPolicy
 
 
 class RestartBudget:

@@ -8,14 +8,23 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from itertools import islice
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import cloudpickle
 
 from sagequeue.errors import Empty, ShutDown
-from sageruntime.communication.router import Barrier, Packet, PacketBatch, StopSignal
+from sageruntime.communication.router import (
+    Barrier,
+    BaseRouter,
+    Packet,
+    PacketBatch,
+    StopSignal,
+)
+from sageruntime.context import TaskContext
+from sageruntime.core.task_options import TaskOptions
 from sageruntime.errors import CheckpointError, PacketError, TaskCancelled, TaskHalted
 from sageruntime.errors import processing_timeout as overdue
+from sageruntime.metrics import MetricsSnapshot, TaskMetrics
 from sageruntime.operator import BaseOperator, SinkOperator
 from sageruntime.operator.results import packets_of
 from sageruntime.recovery.checkpoint import LAST_STATE
@@ -23,6 +32,7 @@ from sageruntime.recovery.rescaling import FormerStates
 from sageruntime.runner import commands as do
 from sageruntime.runner import events as told
 from sageruntime.runner.alignment import Alignment
+from sageruntime.runner.error_handler import ErrorHandler
 from sageruntime.runner.inbox import Delivery, Inbox
 from sageruntime.runner.invoker import (
     ConcurrentInvoker,
@@ -33,11 +43,15 @@ from sageruntime.runner.invoker import (
     call_plainly,
 )
 from sageruntime.runner.lanes import packets_in
+from sageruntime.runner.mailbox import Mailbox
+from sageruntime.runner.skip_list import SkipList
 from sageruntime.runner.source_reader import EndOfStream, SnapshotMark, SourceReader
+from sageruntime.runner.status import TaskStatus
 from sageruntime.runner.undecodable import salvage
 
 if TYPE_CHECKING:
-    from sageruntime.runner.task_runner import TaskRunner
+    from sageruntime.plugins.plugins import Plugins
+    from sageruntime.tracing.batch_tracer import BatchTracer
 
 # Waits for messages of which one shows how long it takes to decode them.
 _WAITS_A_MEASUREMENT = 8
@@ -74,6 +88,41 @@ class ProcessPacket(NamedTuple):
 Mail = do.Command | Done | SourceReady | Raise | ProcessPacket
 
 
+class AttemptOwner(Protocol):
+    """What outlives the attempts of a task: its runner.
+
+    Attributes:
+        is_paused: whether nothing more is to be processed.
+        is_draining: whether the input is to end with what waits in it.
+        is_cautious: whether packets are to be processed one by one, because a process has died.
+    """
+
+    name: str
+    ctx: TaskContext
+    options: TaskOptions
+    coordinated: bool
+    mailbox: Mailbox[Mail]
+    router: BaseRouter
+    metrics: TaskMetrics
+    errors: ErrorHandler
+    skip_list: SkipList
+    plugins: Plugins | None
+    tracer: BatchTracer | None
+    is_paused: bool
+    is_draining: bool
+    is_cautious: bool
+
+    def note(self, command: do.Command) -> None:
+        """Remember what outlives the attempt."""
+
+    def tell(self, event: type[told.Event], **fields: Any) -> None:
+        """Send an event to the driver."""
+
+    def get_status(self) -> TaskStatus: ...
+    def measure(self) -> MetricsSnapshot: ...
+    def fatal_error(self, packet: Packet, why: str) -> Exception: ...
+
+
 class Attempt(ABC):
     """Runs one operator from open to close. Everything here is the runner's thread's.
 
@@ -83,7 +132,7 @@ class Attempt(ABC):
         retries: tries packets again.
     """
 
-    def __init__(self, runner: TaskRunner, operator: BaseOperator, retries: Retries) -> None:
+    def __init__(self, runner: AttemptOwner, operator: BaseOperator, retries: Retries) -> None:
         self.runner = runner
         self.operator = operator
         self.total: int | None = None
@@ -262,7 +311,7 @@ class InboxAttempt(Attempt):
 
     def __init__(
         self,
-        runner: TaskRunner,
+        runner: AttemptOwner,
         operator: BaseOperator,
         retries: Retries,
         inbox: Inbox,
@@ -694,7 +743,7 @@ class SourceAttempt(Attempt):
     """
 
     def __init__(
-        self, runner: TaskRunner, operator: BaseOperator, retries: Retries, reader: SourceReader
+        self, runner: AttemptOwner, operator: BaseOperator, retries: Retries, reader: SourceReader
     ) -> None:
         super().__init__(runner, operator, retries)
         self._reader = reader

@@ -12,8 +12,9 @@ from sageruntime.communication.router import Packet
 from sageruntime.context import TaskContext
 from sageruntime.errors import InvalidOption, PacketError, text_of
 from sageruntime.metrics import TaskMetrics
-from sageruntime.recovery.policies import RetryPolicy
-from sageruntime.task.error_policy import DeadLetter, ErrorPolicy
+from sageruntime.core.policies import RetryPolicy
+from sageruntime.core.policies import ErrorPolicy
+from sageruntime.dead_letters.letter import DeadLetter
 
 OnError = Callable[[TaskContext, Packet | None, Exception], None]
 """Is told of a packet that failed for good; None stands for one that cannot be decoded."""

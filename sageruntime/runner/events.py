@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from sageruntime.runner.skip_list import PacketName
-from sageruntime.task.status import TaskReport, TaskStatus
+from sageruntime.runner.status import TaskReport, TaskStatus
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):

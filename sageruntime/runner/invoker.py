@@ -11,7 +11,7 @@ from sageruntime.communication.router import Packet
 from sageruntime.errors import OperatorError
 from sageruntime.operator import BaseOperator, BatchOperator
 from sageruntime.operator.results import Results, packets_of
-from sageruntime.recovery.policies import RetryPolicy
+from sageruntime.core.policies import RetryPolicy
 
 T = TypeVar("T")
 

@@ -53,10 +53,12 @@ from sageruntime.runner.lanes import LaneInvoker
 from sageruntime.runner.mailbox import Mailbox
 from sageruntime.runner.skip_list import SkipList
 from sageruntime.runner.source_reader import SourceReader
-from sageruntime.task.error_policy import DeadLetter, ErrorPolicy
-from sageruntime.task.options import TaskOptions
-from sageruntime.task.state import TaskState
-from sageruntime.task.status import TaskReport, TaskStatus
+from sageruntime.tracing.make_tracer import make_tracer
+from sageruntime.core.policies import ErrorPolicy
+from sageruntime.dead_letters.letter import DeadLetter
+from sageruntime.core.task_options import TaskOptions
+from sageruntime.core.state import TaskState
+from sageruntime.runner.status import TaskReport, TaskStatus
 
 if TYPE_CHECKING:
     from sageruntime.plugins.plugins import Plugins
@@ -166,10 +168,7 @@ class TaskRunner:
             router.cancelled.is_set, None if plugins is None else plugins.on_error,
         )  # fmt: skip
         router.on_reject = self.errors.reject
-        tracing = self.ctx.tracing
-        self.tracer: BatchTracer | None = (
-            None if tracing is None else tracing.tracer_for(self.ctx, router)
-        )
+        self.tracer: BatchTracer | None = make_tracer(self.ctx, router)
         self._inbox: Inbox | None = None
         self.operator = self._make_operator()
         self._attempt: Attempt | None = None

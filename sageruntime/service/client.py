@@ -13,11 +13,11 @@ from sagequeue.closing import Closing
 from sagequeue.errors import BackendUnavailable, Full, QueueClosed, ShutDown
 from sagequeue.protocol import Queue
 from sageruntime.errors import ServiceLost, ServiceMethodNotFound, ServiceTimeout
-from sageruntime.naming import what_is_known
+from sageruntime.core.naming import did_you_mean
 from sageruntime.service.liveness_token import LivenessToken
 from sageruntime.service.messages import Request, pack
 from sageruntime.service.replies import PendingCall, PendingFuture, Replies
-from sageruntime.task.base_task import Scope
+from sageruntime.core.scope import Scope
 
 
 class ServiceMethod:
@@ -108,7 +108,7 @@ class ServiceClient(Closing):
             raise AttributeError(name)
         if self._methods is not None and name not in self._methods:
             raise ServiceMethodNotFound(
-                f"service {self._name} has no method {name!r}; {what_is_known(name, self._methods)}"
+                f"service {self._name} has no method {name!r}; {did_you_mean(name, self._methods)}"
             )
         return ServiceMethod(self, name)
 

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from sagequeue import create_queue
 from sagequeue.errors import BackendUnavailable, LeaseEnded, QueueClosed, ShutDown
 from sagequeue.protocol import Queue
-from sageruntime.task.base_task import Scope
+from sageruntime.core.scope import Scope
 
 MAX_PARTICIPANTS = 1024
 """Handles of a service's queues that may be open at a time: its own, and those of its callers."""

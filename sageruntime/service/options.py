@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
-from sageruntime.options import Count, Options, option, options_of
-from sageruntime.recovery.policies import RestartPolicy
+from sageruntime.core.options import Count, Options, option, options_of
+from sageruntime.core.policies import RestartPolicy
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from sagequeue.protocol import Queue
 from sageruntime.errors import ServiceLost
 from sageruntime.service.liveness_token import LivenessToken
 from sageruntime.service.messages import NOTHING, WAKE_UP, Reply, reply_queue_name
-from sageruntime.task.base_task import Scope
+from sageruntime.core.scope import Scope
 
 # How long a thread that receives for futures outlives the last of them.
 _LINGER_SECONDS = 1.0

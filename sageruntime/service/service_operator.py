@@ -11,7 +11,7 @@ from typing import Any
 
 from sagequeue.errors import Empty, QueueNotFound, ShutDown
 from sageruntime.errors import OperatorError, ServiceLost, ServiceMethodNotFound
-from sageruntime.naming import what_is_known
+from sageruntime.core.naming import did_you_mean
 from sageruntime.operator import IDLE, SourceOperator
 from sageruntime.service.caller import Caller
 from sageruntime.service.callers import Callers
@@ -168,7 +168,7 @@ class ServiceOperator(SourceOperator):
         if method is None:
             raise ServiceMethodNotFound(
                 f"service {self.ctx.stage} has no method {name!r}; "
-                f"{what_is_known(name, self._methods)}"
+                f"{did_you_mean(name, self._methods)}"
             )
         return method
 

@@ -18,9 +18,10 @@ from sageruntime.service.liveness_token import MAX_PARTICIPANTS, LivenessToken
 from sageruntime.service.options import OPTION_NAMES, service_options
 from sageruntime.service.service import MakeService, class_made_by, methods_of
 from sageruntime.service.service_operator import ServiceOperator
-from sageruntime.task.base_task import BaseTask, Scope
-from sageruntime.task.state import TaskState
-from sageruntime.task.status import TaskStatus
+from sageruntime.core.scope import Scope
+from sageruntime.task.base_task import BaseTask
+from sageruntime.core.state import TaskState
+from sageruntime.runner.status import TaskStatus
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import cloudpickle
 import msgspec
@@ -19,6 +19,7 @@ from sagequeue.errors import QueueClosed, ShutDown
 from sagequeue.protocol import Queue
 from sageruntime.communication.router import BaseRouter, Message, Packet, PacketBatch
 from sageruntime.context import TaskContext
+from sageruntime.core.scope import Scope
 from sageruntime.errors import (
     HostReplaced,
     PacketError,
@@ -40,30 +41,18 @@ from sageruntime.runner import events as told
 from sageruntime.runner.inbox import give_back_unacknowledged
 from sageruntime.runner.skip_list import PacketName, SkipList
 from sageruntime.runner.task_runner import TaskRunner, TaskSpec, make_plugins
-from sageruntime.task.error_policy import DeadLetter
+from sageruntime.dead_letters.letter import DeadLetter
+from sageruntime.task.coordinator import Coordinator, Supervisor
 from sageruntime.task.lifecycle import Lifecycle, Listener
-from sageruntime.task.options import TaskOptions, task_options
-from sageruntime.task.state import TaskState
-from sageruntime.task.status import TaskReport, TaskStatus
+from sageruntime.core.task_options import TaskOptions, task_options
+from sageruntime.core.state import TaskState
+from sageruntime.runner.status import TaskReport, TaskStatus
 
 if TYPE_CHECKING:
     from sageruntime.recovery import CheckpointOptions
-    from sageruntime.recovery.coordinator import Coordinator
-
-Scope = Literal["auto", "thread", "machine", "cluster"]
 
 # Slots of an input queue beyond its maxsize, for what a restartable task may have claimed.
 _SPARE_SLOTS = 64
-
-
-class Supervisor(Protocol):
-    """Who decides about a task: for a job with checkpoints, its coordinator."""
-
-    def on_event(self, task: Any, event: told.Event) -> None:
-        """A task tells something, in the driver's loop.
-
-        After ``Failed`` and ``Halted`` it waits for ``restore()`` or ``fail()``.
-        """
 
 
 class BaseTask(ABC):
@@ -91,7 +80,7 @@ class BaseTask(ABC):
             made in this process and, for a task that runs in another, there too.
         options: ``max_buffer_size``, ``queue_maxsize``, ``worker_threads``, ``batch_size``,
             ``error_policy`` and the other fields of
-            :class:`~sageruntime.task.options.TaskOptions`.
+            :class:`~sageruntime.core.task_options.TaskOptions`.
 
     Raises:
         InvalidOption: an option is unknown or out of range.
@@ -176,8 +165,8 @@ class BaseTask(ABC):
         )
         self._plugins = make_plugins(self._spec)
         self.router = self._make_router()
-        if self._plugins is not None:
-            self._plugins.listen_to_states(self)
+        if self._plugins is not None and self._plugins.implement("on_state_change"):
+            self.add_listener(self._plugins.on_state_change)
         self._host: Host | None = self._prepare_host()
         self._coordinator: Coordinator | None = None
         if checkpoint is not None:
@@ -293,8 +282,8 @@ class BaseTask(ABC):
         self._start_host(host)
         if self._coordinator is not None:
             self._coordinator.start()
-        if self._plugins is not None:
-            self._plugins.listen_to_metrics(self)
+        if self._plugins is not None and self._plugins.implement("on_metrics"):
+            self.add_metrics_listener(self._plugins.on_metrics)
 
     def stop(self, drain: bool = True, timeout: float | None = None) -> bool:
         """End the task and wait for it.
@@ -782,8 +771,7 @@ class BaseTask(ABC):
             raise TaskStateError(f"{self.name} is created and cannot be {what}")
 
     def _coordinate(self, options: CheckpointOptions) -> Coordinator:
-        from sageruntime.recovery.coordinator import Coordinator
-
+    
         coordinator = Coordinator(self.name, options, self.options.restart, self.logger, alone=True)
         key = f"{self.ctx.stage}/{self.ctx.index}"
         coordinator.adopt({key: self}, [key])

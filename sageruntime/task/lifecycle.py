@@ -8,7 +8,7 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any
 
-from sageruntime.task.state import NEXT_STATES, TaskState
+from sageruntime.core.state import NEXT_STATES, TaskState
 
 Listener = Callable[[Any], object]
 """Is given the task whose state has changed."""

@@ -47,9 +47,10 @@ from sageruntime.operator.sqlite_sink import _KEPT_MARKS
 from sageruntime.recovery import Checkpoint
 from sageruntime.recovery.checkpoint import CheckpointStore
 from sageruntime.recovery.folder_store import FolderCheckpointStore
+from sageruntime.recovery.stores import open_store
 from sageruntime.recovery.sqlite_store import SqliteCheckpointStore
 from sageruntime.runner.events import SnapshotTaken
-from sageruntime.task.state import TaskState
+from sageruntime.core.state import TaskState
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # actors cannot import it
 
@@ -165,7 +166,7 @@ def test_a_job_that_is_killed_goes_on_where_it_was(on: str, store: str, tmp_path
         return job
 
     def checkpoint() -> Checkpoint | None:
-        with closing(CheckpointOptions(_within(tmp_path, store)).open_store()) as opened:
+        with closing(open_store(CheckpointOptions(_within(tmp_path, store)))) as opened:
             return opened.latest("word-count")
 
     number = 0
@@ -723,7 +724,7 @@ def test_a_job_goes_on_from_the_checkpoint_before_a_damaged_one(store: str, tmp_
 
     with pytest.raises(JobFailed, match="until it is mended"):
         run()
-    with closing(CheckpointOptions(_within(tmp_path, store)).open_store()) as opened:
+    with closing(open_store(CheckpointOptions(_within(tmp_path, store)))) as opened:
         latest = opened.latest("damaged")
         assert latest is not None
         assert latest.number > 2

@@ -21,7 +21,7 @@ from sageruntime.errors import TaskStateError
 from sageruntime.operator import CollectSink, MapOperator
 from sageruntime.task.base_task import BaseTask
 from sageruntime.task.process_task import ProcessTask
-from sageruntime.task.state import NEXT_STATES
+from sageruntime.core.state import NEXT_STATES
 
 
 class LifeOfATask(RuleBasedStateMachine):

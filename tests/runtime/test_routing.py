@@ -61,7 +61,7 @@ from sageruntime.errors import (
     UnstableKey,
 )
 from sageruntime.operator import MapOperator
-from sageruntime.recovery.policies import RetryPolicy
+from sageruntime.core.policies import RetryPolicy
 from sageruntime.task import DeadLetter, TaskState
 from sageruntime.task.local_task import LocalTask
 from sageruntime.task.process_task import ProcessTask

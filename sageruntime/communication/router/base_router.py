@@ -14,7 +14,7 @@ from sageruntime.context import TaskContext
 from sageruntime.errors import DownstreamClosed, InvalidOption
 
 if TYPE_CHECKING:
-    from sageruntime.recovery.policies import RetryPolicy
+    from sageruntime.core.policies import RetryPolicy
 
 
 def _refuse(packet: Packet, error: Exception) -> None:

@@ -19,7 +19,7 @@ from sageruntime.communication.router.packet import (
 from sageruntime.errors import DownstreamClosed, TaskCancelled
 
 if TYPE_CHECKING:
-    from sageruntime.recovery.policies import RetryPolicy
+    from sageruntime.core.policies import RetryPolicy
 
 # How soon a task that waits for room notices that it was cancelled.
 _CANCEL_CHECK_SECONDS = 0.05

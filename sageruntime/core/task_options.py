@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from typing import Any, TypedDict
 
 from sageruntime.errors import InvalidOption
-from sageruntime.options import Count, Options, Seconds, option, options_of
-from sageruntime.recovery.policies import RestartPolicy, RetryPolicy
-from sageruntime.task.error_policy import ErrorPolicy
+from sageruntime.core.options import Count, Options, Seconds, option, options_of
+from sageruntime.core.policies import ErrorPolicy, RestartPolicy, RetryPolicy
 
 
 @dataclass(frozen=True)

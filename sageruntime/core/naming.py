@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterable
 
 
-def what_is_known(wrong: str, known: Iterable[str]) -> str:
+def did_you_mean(wrong: str, known: Iterable[str]) -> str:
     """``known: collect, count; did you mean 'count'?``; the question only if a name is near."""
     names = list(known)
     near = difflib.get_close_matches(wrong, names, n=1)

@@ -7,7 +7,7 @@ from typing import Any
 
 from sageruntime.metrics import MetricsSnapshot
 from sageruntime.profiling import StackProfile
-from sageruntime.task.state import TaskState
+from sageruntime.core.state import TaskState
 
 
 @dataclass(frozen=True)

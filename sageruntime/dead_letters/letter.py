@@ -1,36 +1,15 @@
-"""What becomes of a packet an operator fails on."""
+"""DeadLetter: a packet that could not be processed, and why."""
 
 from __future__ import annotations
 
 import pickle
 import time
-from enum import Enum
-from typing import Any, NoReturn
+from typing import Any
 
 import cloudpickle
 import msgspec
 
 from sageruntime.communication.router import Packet
-from sageruntime.errors import InvalidOption
-
-
-class ErrorPolicy(str, Enum):
-    """Where a packet goes when its operator raises."""
-
-    FAIL = "fail"
-    """The task fails, and with it the job."""
-    SKIP = "skip"
-    """The packet is left out."""
-    RETRY = "retry"
-    """The operator gets the packet again, a few times; see
-    :class:`~sageruntime.recovery.RetryPolicy`."""
-    DEAD_LETTER = "dead_letter"
-    """The packet goes to the dead-letter queue with the error."""
-
-    @classmethod
-    def _missing_(cls, value: object) -> NoReturn:
-        allowed = ", ".join(policy.value for policy in cls)
-        raise InvalidOption(f"error_policy={value!r} is not allowed; expected one of {allowed}")
 
 
 class DeadLetter(msgspec.Struct):

@@ -19,22 +19,33 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from sageruntime.errors import CheckpointError, HostReplaced, text_of
 from sageruntime.host.driver_loop import driver_loop
 from sageruntime.recovery.checkpoint import LAST_STATE, Checkpoint, CheckpointOptions
-from sageruntime.recovery.policies import RestartPolicy
+from sageruntime.core.policies import RestartPolicy
 from sageruntime.recovery.rescaling import states_for
 from sageruntime.recovery.restart_budget import RestartBudget
+from sageruntime.recovery.stores import open_store
 from sageruntime.runner import events as told
-from sageruntime.task.state import TaskState
+from sageruntime.core.state import TaskState
 
 T = TypeVar("T")
 
 # How long a task may take to halt before its process is killed, and before the job is given up.
 _KILL_SECONDS = 3.0
 _GIVE_UP_SECONDS = 60.0
+
+
+class Supervisor(Protocol):
+    """Who decides about a task: for a job with checkpoints, its coordinator."""
+
+    def on_event(self, task: Any, event: told.Event) -> None:
+        """A task tells something, in the driver's loop.
+
+        After ``Failed`` and ``Halted`` it waits for ``restore()`` or ``fail()``.
+        """
 
 
 class CoordinatedTask(Protocol):
@@ -89,7 +100,7 @@ class Coordinator:
         self._options = options
         self._budget = RestartBudget(policy)
         self._logger = logger
-        self._store = options.open_store()
+        self._store = open_store(options)
         if not options.resume:
             self._store.clear(job)
         self._loop = driver_loop()
@@ -166,7 +177,7 @@ class Coordinator:
     # All of this is called in the driver's loop.
 
     def on_event(self, task: CoordinatedTask, event: told.Event) -> None:
-        """See :class:`~sageruntime.task.base_task.Supervisor`."""
+        """See :class:`Supervisor`."""
         # Drop events that belong to an earlier attempt.
         if self._is_stopped or event.attempt < self._attempt:
             return

@@ -1,15 +1,35 @@
-"""How often, and how fast, something that failed is tried again."""
+"""What becomes of a packet that fails, and how often, and how fast, what failed is tried again."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from enum import Enum
+from typing import Literal, NoReturn
 
 from sageruntime.errors import InvalidOption
-from sageruntime.options import Count, CountFromZero, Delay, Options, Seconds, option
+from sageruntime.core.options import Count, CountFromZero, Delay, Options, Seconds, option
 
 # 2.0 ** 1024 overflows; long before that the delay is the longest one.
 _MOST_DOUBLINGS = 1000
+
+
+class ErrorPolicy(str, Enum):
+    """Where a packet goes when its operator raises."""
+
+    FAIL = "fail"
+    """The task fails, and with it the job."""
+    SKIP = "skip"
+    """The packet is left out."""
+    RETRY = "retry"
+    """The operator gets the packet again, a few times; see
+    :class:`~sageruntime.core.policies.RetryPolicy`."""
+    DEAD_LETTER = "dead_letter"
+    """The packet goes to the dead-letter queue with the error."""
+
+    @classmethod
+    def _missing_(cls, value: object) -> NoReturn:
+        allowed = ", ".join(policy.value for policy in cls)
+        raise InvalidOption(f"error_policy={value!r} is not allowed; expected one of {allowed}")
 
 
 class Backoff(Options):
