@@ -23,16 +23,17 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
+from sageruntime.task.hosted_task import HostedTask
+from sageruntime.task.mailbox_worker import MailboxWorker
+from sageruntime.task.source_worker import SourceWorker
+
 from sagequeue.errors import Empty
 from sageruntime import BaseOperator, OperatorFactory, Packet, Pipeline, SinkOperator
 from sageruntime.communication.router import Message, PacketBatch, base_router
 from sageruntime.factory.task_factory import Host
 from sageruntime.operator import BatchOperator
 from sageruntime.operator.results import Results
-from sageruntime.task.hosted_task import HostedTask
 from sageruntime.task.local_task import LocalTask
-from sageruntime.task.mailbox_worker import MailboxWorker
-from sageruntime.task.source_worker import SourceWorker
 
 
 @contextmanager

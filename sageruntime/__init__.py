@@ -2,6 +2,7 @@
 
 from sageruntime.communication import BaseRouter, Connection, Packet, StopSignal
 from sageruntime.context import TaskContext
+from sageruntime.core.task_options import TaskOptions
 from sageruntime.factory import OperatorFactory, register_operator
 from sageruntime.factory.task_factory import register_task
 from sageruntime.job import Job
@@ -26,7 +27,6 @@ from sageruntime.pipeline import Pipeline
 from sageruntime.recovery import CheckpointOptions, RestartPolicy, RetryPolicy
 from sageruntime.service import Service, ServiceClient, ServiceTask
 from sageruntime.task import BaseTask, DeadLetter, ErrorPolicy, LocalTask, TaskState, TaskStatus
-from sageruntime.core.task_options import TaskOptions
 
 __all__ = [
     "IDLE",

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sageruntime.communication.stable_hash import instance_for
+from sageruntime.core.naming import did_you_mean
+from sageruntime.core.stable_hash import instance_for
+from sageruntime.core.tracing import Tracing
 from sageruntime.errors import ServiceNotFound
 from sageruntime.logs import TaskLogger
-from sageruntime.core.naming import did_you_mean
-from sageruntime.tracing.options import Tracing
 
 
 class Services(Mapping[str, Any]):

@@ -14,6 +14,8 @@ from sagequeue import create_queue
 from sagequeue.closing import Closing
 from sageruntime.communication.router import Connection
 from sageruntime.context import Services, TaskContext
+from sageruntime.core.scope import Scope
+from sageruntime.core.task_options import OPTION_NAMES
 from sageruntime.dead_letters.collector import DeadLetterCollector
 from sageruntime.doctor import can_share_memory, require
 from sageruntime.errors import JobFailed, PacketError
@@ -22,13 +24,11 @@ from sageruntime.job_result import JobResult, StageSummary, progress_of, summary
 from sageruntime.metrics import JobMetrics, StageMetrics
 from sageruntime.observation import Observation, Observer
 from sageruntime.recovery import CheckpointOptions, RestartPolicy
-from sageruntime.task.coordinator import Coordinator
 from sageruntime.service import ServiceClient, ServiceTask
 from sageruntime.service.recipe import ServiceRecipe
 from sageruntime.stage import Stage
 from sageruntime.task import BaseTask, TaskState
-from sageruntime.core.scope import Scope
-from sageruntime.core.task_options import OPTION_NAMES
+from sageruntime.task.coordinator import Coordinator
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -10,13 +10,13 @@ from sageruntime.config import JobConfig, StageConfig
 from sageruntime.config.job import PARTITIONERS
 from sageruntime.config.options import given_options
 from sageruntime.config.service import ServiceConfig
+from sageruntime.core.import_path import import_attribute
 from sageruntime.errors import ConfigError, OperatorNotFound
-from sageruntime.factory.import_path import import_attribute
-from sageruntime.factory.operator_factory import OperatorFactory, find_operator
-from sageruntime.factory.plugin_factory import find_plugin
 from sageruntime.factory.task_factory import TaskType, find_task
 from sageruntime.operator import BaseOperator
+from sageruntime.operator.operator_factory import OperatorFactory, find_operator
 from sageruntime.pipeline import Pipeline
+from sageruntime.plugins.plugin_factory import find_plugin
 
 
 def pipeline_of(job: JobConfig, folder: Path) -> Pipeline:

@@ -19,9 +19,8 @@ from sageruntime.communication.router import (
     PartitionFunction,
     RoundRobin,
 )
+from sageruntime.core.task_options import OPTION_NAMES, TaskKeywords, TaskOptions, task_options
 from sageruntime.errors import InvalidOption, PipelineError
-from sageruntime.factory.operator_factory import OperatorFactory
-from sageruntime.factory.plugin_factory import find_plugin
 from sageruntime.factory.task_factory import TaskType, check_task_type
 from sageruntime.job import Job
 from sageruntime.job_result import JobResult
@@ -38,12 +37,13 @@ from sageruntime.operator import (
     SinkOperator,
     SourceOperator,
 )
+from sageruntime.operator.operator_factory import OperatorFactory
+from sageruntime.plugins.plugin_factory import find_plugin
 from sageruntime.recovery import CheckpointOptions
 from sageruntime.service.options import ServiceKeywords
 from sageruntime.service.recipe import ServiceRecipe
 from sageruntime.service.service import MakeService
 from sageruntime.stage import Stage
-from sageruntime.core.task_options import OPTION_NAMES, TaskKeywords, TaskOptions, task_options
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from sageruntime.communication.router import Partitioner, RoundRobin
-from sageruntime.factory.operator_factory import OperatorFactory
-from sageruntime.factory.task_factory import TaskType, host_of
 from sageruntime.core.task_options import TaskOptions
+from sageruntime.factory.task_factory import TaskType, host_of
+from sageruntime.operator.operator_factory import OperatorFactory
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from sageruntime.communication.router import (
     RoundRobin,
     StopSignal,
 )
-from sageruntime.communication.stable_hash import stable_hash
+from sageruntime.core.stable_hash import stable_hash
 
 __all__ = [
     "BaseRouter",

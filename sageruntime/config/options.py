@@ -13,8 +13,8 @@ from pydantic_core import PydanticCustomError
 
 from sageruntime.config import units
 from sageruntime.config.section import Section
-from sageruntime.errors import InvalidOption
 from sageruntime.core.options import Delay, Option, Options, Seconds, options_of
+from sageruntime.errors import InvalidOption
 
 _UNITS = {Seconds: units.Seconds, Delay: units.Delay}
 

@@ -9,8 +9,8 @@ from pydantic import Field
 from sageruntime.config.options import OptionsSection, given_options, with_options
 from sageruntime.config.task_type import TaskType
 from sageruntime.core.options import options_of
-from sageruntime.service.options import ServiceOptions
 from sageruntime.core.task_options import TaskOptions
+from sageruntime.service.options import ServiceOptions
 
 
 @with_options(

@@ -11,8 +11,8 @@ from sageruntime.config.options import OptionsSection, given_options, with_optio
 from sageruntime.config.section import Section
 from sageruntime.config.units import Bytes
 from sageruntime.core.options import Option, options_of
-from sageruntime.recovery import CheckpointOptions
 from sageruntime.core.task_options import TaskOptions
+from sageruntime.recovery import CheckpointOptions
 from sageruntime.tracing import Tracing
 
 

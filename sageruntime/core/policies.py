@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Literal, NoReturn
 
-from sageruntime.errors import InvalidOption
 from sageruntime.core.options import Count, CountFromZero, Delay, Options, Seconds, option
+from sageruntime.errors import InvalidOption
 
 # 2.0 ** 1024 overflows; long before that the delay is the longest one.
 _MOST_DOUBLINGS = 1000

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
-from sageruntime.errors import InvalidOption
 from sageruntime.core.options import Count, Options, Seconds, option, options_of
 from sageruntime.core.policies import ErrorPolicy, RestartPolicy, RetryPolicy
+from sageruntime.errors import InvalidOption
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from sagequeue.protocol import Queue
 from sageruntime.errors import DeadLetterStoreError
 
 if TYPE_CHECKING:
-    from sageruntime.dead_letters.store import DeadLetterStore
     from sageruntime.dead_letters.letter import DeadLetter
+    from sageruntime.dead_letters.store import DeadLetterStore
 
 _logger = logging.getLogger("sageruntime.dead_letters")
 

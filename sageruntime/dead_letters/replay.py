@@ -8,15 +8,15 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from sageruntime.communication.router import Packet
+from sageruntime.core.policies import ErrorPolicy
+from sageruntime.core.task_options import TaskOptions
+from sageruntime.dead_letters.letter import DeadLetter
 from sageruntime.dead_letters.store import DeadLetterStore, StoredLetter
 from sageruntime.errors import DeadLetterStoreError
-from sageruntime.factory.operator_factory import OperatorFactory
 from sageruntime.factory.task_factory import TaskType
 from sageruntime.operator import BaseOperator, IterableSource
+from sageruntime.operator.operator_factory import OperatorFactory
 from sageruntime.stage import Stage
-from sageruntime.core.policies import ErrorPolicy
-from sageruntime.dead_letters.letter import DeadLetter
-from sageruntime.core.task_options import TaskOptions
 
 if TYPE_CHECKING:
     from sageruntime.job_result import JobResult

@@ -14,8 +14,8 @@ import cloudpickle
 
 from sagequeue.closing import Closing
 from sageruntime.communication.router import Packet
-from sageruntime.errors import DeadLetterStoreError
 from sageruntime.dead_letters.letter import DeadLetter
+from sageruntime.errors import DeadLetterStoreError
 
 # Tells our files from those of other programs, and their versions from each other.
 _APPLICATION = 0x53474451

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from sageruntime.context import TaskContext
-from sageruntime.errors import InvalidOption, TaskNotFound, TaskStartError
-from sageruntime.factory.operator_factory import OperatorFactory
-from sageruntime.factory.registry import Registry
+from sageruntime.core.registry import Registry
 from sageruntime.core.scope import Scope
+from sageruntime.errors import InvalidOption, TaskNotFound, TaskStartError
+from sageruntime.operator.operator_factory import OperatorFactory
 from sageruntime.task.base_task import BaseTask
 
 Host = Literal["thread", "process", "ray"]

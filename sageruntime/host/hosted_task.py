@@ -10,6 +10,7 @@ from typing import Any
 import cloudpickle
 
 from sageruntime.communication.router import BaseRouter, Connection, Packet, Partitioner
+from sageruntime.core.state import TaskState
 from sageruntime.errors import InvalidOption, TaskCancelled
 from sageruntime.metrics import MetricsSnapshot, TaskMetrics
 from sageruntime.operator import BaseOperator
@@ -17,9 +18,8 @@ from sageruntime.profiling import StackProfile
 from sageruntime.profiling.spy import Spy
 from sageruntime.runner import commands as do
 from sageruntime.runner import events as told
-from sageruntime.runner.task_runner import TaskRunner, TaskSpec, Tell, make_plugins
-from sageruntime.core.state import TaskState
 from sageruntime.runner.status import TaskStatus
+from sageruntime.runner.task_runner import TaskRunner, TaskSpec, Tell, make_plugins
 
 
 class HostedTask:

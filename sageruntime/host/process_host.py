@@ -197,7 +197,8 @@ class ProcessHost:
         if not self._is_running:
             return (
                 f"the process of {self.name} {how} before it ran its task; see its output above. "
-                'A script that starts processes keeps its main part under if __name__ == "__main__":'
+                "A script that starts processes keeps its main part under "
+                'if __name__ == "__main__":'
             )
         return f"the process of {self.name} {how} without a report"
 

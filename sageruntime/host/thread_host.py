@@ -7,8 +7,8 @@ import threading
 from sageruntime.host.driver_loop import DriverLoop
 from sageruntime.metrics import MetricsSnapshot
 from sageruntime.runner import commands as do
-from sageruntime.runner.task_runner import TaskRunner
 from sageruntime.runner.status import TaskStatus
+from sageruntime.runner.task_runner import TaskRunner
 
 
 class ThreadHost:

@@ -28,7 +28,8 @@ def encode_command(command: do.Command) -> bytes:
 
 def decode_command(data: bytes) -> do.Command:
     """A command from its bytes."""
-    return _decoder.decode(data)
+    command: do.Command = _decoder.decode(data)
+    return command
 
 
 class _Parts(msgspec.Struct):

@@ -13,10 +13,10 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from sageruntime.core.state import TaskState
 from sageruntime.errors import MonitoringError
 from sageruntime.metrics.latency import LatencySummary
 from sageruntime.metrics.snapshot import JobMetrics, MetricsSnapshot, TimeSpent
-from sageruntime.core.state import TaskState
 
 _TASK_LABELS = ("job", "stage", "task", "host")
 _PROCESS_LABELS = ("job", "node", "pid")

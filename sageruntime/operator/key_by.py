@@ -14,7 +14,7 @@ class KeyByOperator(BaseOperator):
     """Sets each packet's key to ``function(payload)``.
 
     The next stage's instances share the packets by key: see
-    :func:`~sageruntime.communication.stable_hash.stable_hash` for what can be a key.
+    :func:`~sageruntime.core.stable_hash.stable_hash` for what can be a key.
     """
 
     def __init__(self, function: Callable[[Any], Any]) -> None:

@@ -9,8 +9,8 @@ import pluggy
 if TYPE_CHECKING:
     from sageruntime.communication.router import Packet
     from sageruntime.context import TaskContext
-    from sageruntime.metrics import MetricsSnapshot
     from sageruntime.core.task_view import TaskView
+    from sageruntime.metrics import MetricsSnapshot
 
 hookspec = pluggy.HookspecMarker("sageruntime")
 hookimpl = pluggy.HookimplMarker("sageruntime")

@@ -332,8 +332,8 @@ class InboxAttempt(Attempt):
         self._skip_list = runner.skip_list
         self._skip_list.begin_attempt()
         self._skipped = self._skip_list.skipped()
-        # Standing alone: first packets of batches that may come again, and that the state has in it.
         self._is_alone = self._coordinated and self._upstreams == 0
+        # First packets of batches that may come again, and that the state has in it already.
         self._known: set[int] = set()
         self._marked: list[Delivery] = []
         # A queue of references decodes nothing.
@@ -495,9 +495,7 @@ class InboxAttempt(Attempt):
         self._release_held()
 
     def _tell_snapshot(self, checkpoint: int, state: bytes) -> None:
-        self._tell(
-            told.SnapshotTaken, checkpoint=checkpoint, state=state, skipped=self._skipped
-        )
+        self._tell(told.SnapshotTaken, checkpoint=checkpoint, state=state, skipped=self._skipped)
 
     def _begin_checkpoint(self, checkpoint: int) -> None:
         """Take a checkpoint that begins here."""
@@ -539,7 +537,8 @@ class InboxAttempt(Attempt):
 
     def _process_directly(self, delivery: Delivery, packets: list[Packet]) -> None:
         batch = delivery.message
-        assert isinstance(batch, PacketBatch) and isinstance(self._invoker, DirectInvoker)
+        assert isinstance(batch, PacketBatch)
+        assert isinstance(self._invoker, DirectInvoker)
         count, entered_at, tracer = len(packets), packets[0].timestamp, self.runner.tracer
         if tracer is None:
             failed = self._invoker.invoke(packets)
@@ -641,9 +640,7 @@ class InboxAttempt(Attempt):
         else:
             with tracer.processing(batch):
                 self._router.route_batch(results)
-        self._metrics.batch_done(
-            len(pending.packets), failed, batch.sent_at, pending.entered_at
-        )
+        self._metrics.batch_done(len(pending.packets), failed, batch.sent_at, pending.entered_at)
         self._done.append(pending.delivery)
 
     def _await_window(self) -> None:
@@ -663,7 +660,9 @@ class InboxAttempt(Attempt):
         for packet in packets_in(late):
             self._metrics.timeouts += 1
             try:
-                self._errors.handle(packet, overdue(packet.id, self._options.processing_timeout or 0))
+                self._errors.handle(
+                    packet, overdue(packet.id, self._options.processing_timeout or 0)
+                )
             except PacketError as error:
                 failure = error
         names = [self._skip_list.name_of(packet) for packet in packets_in(late)]

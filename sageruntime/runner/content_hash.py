@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
-from joblib.hashing import NumpyHasher
+from joblib.hashing import NumpyHasher  # type: ignore[import-untyped]
 
 
 class _Hasher(NumpyHasher):  # type: ignore[misc]
     """joblib's, which sorts sets and dicts, for frozen sets as well."""
 
-    dispatch = {**NumpyHasher.dispatch, frozenset: NumpyHasher.dispatch[set]}
+    dispatch: ClassVar[dict[type, Any]] = {
+        **NumpyHasher.dispatch,
+        frozenset: NumpyHasher.dispatch[set],
+    }
 
 
 def content_hash(thing: Any) -> str:

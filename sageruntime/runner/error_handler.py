@@ -10,11 +10,10 @@ from sagequeue.errors import EncodeError, Full, QueueClosed, QueueError, ShutDow
 from sagequeue.protocol import Queue
 from sageruntime.communication.router import Packet
 from sageruntime.context import TaskContext
+from sageruntime.core.policies import ErrorPolicy, RetryPolicy
+from sageruntime.dead_letters.letter import DeadLetter
 from sageruntime.errors import InvalidOption, PacketError, text_of
 from sageruntime.metrics import TaskMetrics
-from sageruntime.core.policies import RetryPolicy
-from sageruntime.core.policies import ErrorPolicy
-from sageruntime.dead_letters.letter import DeadLetter
 
 OnError = Callable[[TaskContext, Packet | None, Exception], None]
 """Is told of a packet that failed for good; None stands for one that cannot be decoded."""

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from sageruntime.communication.router import Packet
+from sageruntime.core.policies import RetryPolicy
 from sageruntime.errors import OperatorError
 from sageruntime.operator import BaseOperator, BatchOperator
 from sageruntime.operator.results import Results, packets_of
-from sageruntime.core.policies import RetryPolicy
 
 T = TypeVar("T")
 
@@ -94,7 +94,11 @@ class OperatorCalls:
         try:
             return self._results(packet)
         except Exception as error:
-            return self.retries.again(lambda: self._results(packet), error)
+            return self.again(packet, error)
+
+    def again(self, packet: Packet, error: Exception) -> Outcome:
+        """The outcome of a packet that failed with ``error`` the first time."""
+        return self.retries.again(lambda: self._results(packet), error)
 
     def _results(self, packet: Packet) -> list[Packet]:
         if self.process_batch is not None:
@@ -149,9 +153,7 @@ class DirectInvoker:
                     # a list first: a generator that fails half-way leaves nothing behind
                     results += list(packets_of(result, operator))
             except Exception as error:
-                outcome = self.calls.retries.again(
-                    lambda packet=packet: list(packets_of(process(packet), operator)), error
-                )
+                outcome = self.calls.again(packet, error)
                 if isinstance(outcome, Exception):
                     failed += 1
                     self._fail(packet, outcome)
@@ -270,6 +272,5 @@ def lane_of(key: Any, lanes: int, turn: int) -> int:
 
 
 def calls_in_batches(operator: BaseOperator, process: Process) -> bool:
-    """Whether an operator gets whole batches: not when the task does something else with packets.
-    """
+    """Whether an operator gets whole batches: not where ``process`` is something else."""
     return isinstance(operator, BatchOperator) and process == operator.process

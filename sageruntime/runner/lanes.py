@@ -31,8 +31,13 @@ class _Call(NamedTuple):
 class _Lane:
     """One thread. It knows since when it has been working on what."""
 
-    def __init__(self, name: str, calls: OperatorCalls, begin: Callable[[], ThreadCounts],
-                 done: Callable[[Work], None]) -> None:
+    def __init__(
+        self,
+        name: str,
+        calls: OperatorCalls,
+        begin: Callable[[], ThreadCounts],
+        done: Callable[[Work], None],
+    ) -> None:
         self.tasks: SimpleQueue[Work | _Call | None] = SimpleQueue()
         self.current: tuple[Work, float] | None = None
         """The work in hand, and when it was begun."""

@@ -241,4 +241,3 @@ class SourceReader:
         self._stream.append(item)
         self._notify_at = 0
         self._notify()
-

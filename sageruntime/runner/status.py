@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+from sageruntime.core.state import TaskState
 from sageruntime.metrics import MetricsSnapshot
 from sageruntime.profiling import StackProfile
-from sageruntime.core.state import TaskState
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,10 @@ from sagequeue.errors import QueueClosed
 from sagequeue.protocol import Queue
 from sageruntime.communication.router import BaseRouter, Message, Packet
 from sageruntime.context import TaskContext
+from sageruntime.core.policies import ErrorPolicy
+from sageruntime.core.state import TaskState
+from sageruntime.core.task_options import TaskOptions
+from sageruntime.dead_letters.letter import DeadLetter
 from sageruntime.errors import (
     OperatorError,
     TaskCancelled,
@@ -20,11 +24,11 @@ from sageruntime.errors import (
     TaskLost,
     TaskStateError,
 )
-from sageruntime.factory.operator_factory import OperatorFactory
-from sageruntime.factory.plugin_factory import create_plugins
 from sageruntime.logs import work_for
 from sageruntime.metrics import Meter, MetricsSnapshot, TaskMetrics
 from sageruntime.operator import BaseOperator, BatchOperator, SourceOperator
+from sageruntime.operator.operator_factory import OperatorFactory
+from sageruntime.plugins.plugin_factory import create_plugins
 from sageruntime.profiling import StackProfile
 from sageruntime.runner import commands as do
 from sageruntime.runner import events as told
@@ -46,6 +50,7 @@ from sageruntime.runner.invoker import (
     DirectInvoker,
     OperatorCalls,
     Process,
+    ProcessBatch,
     Retries,
     calls_in_batches,
 )
@@ -53,12 +58,8 @@ from sageruntime.runner.lanes import LaneInvoker
 from sageruntime.runner.mailbox import Mailbox
 from sageruntime.runner.skip_list import SkipList
 from sageruntime.runner.source_reader import SourceReader
-from sageruntime.tracing.make_tracer import make_tracer
-from sageruntime.core.policies import ErrorPolicy
-from sageruntime.dead_letters.letter import DeadLetter
-from sageruntime.core.task_options import TaskOptions
-from sageruntime.core.state import TaskState
 from sageruntime.runner.status import TaskReport, TaskStatus
+from sageruntime.tracing.make_tracer import make_tracer
 
 if TYPE_CHECKING:
     from sageruntime.plugins.plugins import Plugins
@@ -82,7 +83,7 @@ class TaskSpec:
         options: how it works.
         input_buffer: where its packets come from.
         dead_letters: where dead letters go.
-        plugins: what :func:`~sageruntime.factory.plugin_factory.create_plugins` takes.
+        plugins: what :func:`~sageruntime.plugins.plugin_factory.create_plugins` takes.
         coordinated: whether it is part of a job with checkpoints.
         skip_list: packets that are left out.
         has_lost_hosts: whether a host of this task has died since the latest checkpoint.
@@ -100,7 +101,7 @@ class TaskSpec:
     coordinated: bool = False
     skip_list: SkipList = field(default_factory=lambda: SkipList(by_content=False))
     has_lost_hosts: bool = False
-    beginning: do.Restore = do.Restore(0)
+    beginning: do.Restore = field(default_factory=lambda: do.Restore(0))
     is_paused: bool = False
 
 
@@ -350,7 +351,9 @@ class TaskRunner:
             process = custom
         in_batches = calls_in_batches(operator, process)
         retries = Retries(self._retry, self.router.cancelled.wait)
-        batch = operator.process_batch if in_batches and isinstance(operator, BatchOperator) else None
+        batch: ProcessBatch | None = None
+        if in_batches and isinstance(operator, BatchOperator):
+            batch = operator.process_batch
         if self.plugins is not None:
             process = self.plugins.around(process, operator)
             batch = None if batch is None else self.plugins.around_batch(batch, operator)

@@ -12,12 +12,12 @@ from typing import Any
 from sagequeue.closing import Closing
 from sagequeue.errors import BackendUnavailable, Full, QueueClosed, ShutDown
 from sagequeue.protocol import Queue
-from sageruntime.errors import ServiceLost, ServiceMethodNotFound, ServiceTimeout
 from sageruntime.core.naming import did_you_mean
+from sageruntime.core.scope import Scope
+from sageruntime.errors import ServiceLost, ServiceMethodNotFound, ServiceTimeout
 from sageruntime.service.liveness_token import LivenessToken
 from sageruntime.service.messages import Request, pack
 from sageruntime.service.replies import PendingCall, PendingFuture, Replies
-from sageruntime.core.scope import Scope
 
 
 class ServiceMethod:

@@ -19,10 +19,10 @@ from sagequeue import create_queue
 from sagequeue.errors import BackendUnavailable, Empty, Full, QueueClosed, ShutDown
 from sagequeue.interruption import is_interruption
 from sagequeue.protocol import Queue
+from sageruntime.core.scope import Scope
 from sageruntime.errors import ServiceLost
 from sageruntime.service.liveness_token import LivenessToken
 from sageruntime.service.messages import NOTHING, WAKE_UP, Reply, reply_queue_name
-from sageruntime.core.scope import Scope
 
 # How long a thread that receives for futures outlives the last of them.
 _LINGER_SECONDS = 1.0

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from sagequeue.errors import Empty, QueueNotFound, ShutDown
-from sageruntime.errors import OperatorError, ServiceLost, ServiceMethodNotFound
 from sageruntime.core.naming import did_you_mean
+from sageruntime.errors import OperatorError, ServiceLost, ServiceMethodNotFound
 from sageruntime.operator import IDLE, SourceOperator
 from sageruntime.service.caller import Caller
 from sageruntime.service.callers import Callers

@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING, Any
 from sagequeue import create_queue
 from sagequeue.protocol import Queue
 from sageruntime.context import Services, TaskContext
-from sageruntime.factory.operator_factory import OperatorFactory
+from sageruntime.core.scope import Scope
+from sageruntime.core.state import TaskState
 from sageruntime.factory.task_factory import TaskType, create_task, scope_of
 from sageruntime.metrics import MetricsSnapshot
+from sageruntime.operator.operator_factory import OperatorFactory
+from sageruntime.runner.status import TaskStatus
 from sageruntime.service.caller import MOST_UNSENT
 from sageruntime.service.client import ServiceClient
 from sageruntime.service.liveness_token import MAX_PARTICIPANTS, LivenessToken
 from sageruntime.service.options import OPTION_NAMES, service_options
 from sageruntime.service.service import MakeService, class_made_by, methods_of
 from sageruntime.service.service_operator import ServiceOperator
-from sageruntime.core.scope import Scope
 from sageruntime.task.base_task import BaseTask
-from sageruntime.core.state import TaskState
-from sageruntime.runner.status import TaskStatus
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -1,11 +1,11 @@
 """Tasks: one worker loop, hosted by a thread, a process or a Ray actor."""
 
-from sageruntime.task.base_task import BaseTask
 from sageruntime.core.policies import ErrorPolicy
-from sageruntime.dead_letters.letter import DeadLetter
-from sageruntime.task.local_task import LocalTask
 from sageruntime.core.state import TaskState
+from sageruntime.dead_letters.letter import DeadLetter
 from sageruntime.runner.status import TaskReport, TaskStatus
+from sageruntime.task.base_task import BaseTask
+from sageruntime.task.local_task import LocalTask
 
 __all__ = [
     "BaseTask",

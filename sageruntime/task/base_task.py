@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from abc import ABC
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -20,33 +19,32 @@ from sagequeue.protocol import Queue
 from sageruntime.communication.router import BaseRouter, Message, Packet, PacketBatch
 from sageruntime.context import TaskContext
 from sageruntime.core.scope import Scope
+from sageruntime.core.state import TaskState
+from sageruntime.core.task_options import TaskOptions, task_options
+from sageruntime.dead_letters.letter import DeadLetter
 from sageruntime.errors import (
     HostReplaced,
     PacketError,
-    TaskLost,
     TaskStartError,
     TaskStateError,
     text_of,
 )
-from sageruntime.factory.operator_factory import OperatorFactory
 from sageruntime.host.driver_loop import driver_loop
 from sageruntime.host.host import Host
 from sageruntime.host.thread_host import ThreadHost
 from sageruntime.logs import relay
 from sageruntime.metrics import MetricsSnapshot, Monitor
 from sageruntime.operator import BaseOperator
+from sageruntime.operator.operator_factory import OperatorFactory
 from sageruntime.recovery.restart_budget import RestartBudget
 from sageruntime.runner import commands as do
 from sageruntime.runner import events as told
 from sageruntime.runner.inbox import give_back_unacknowledged
 from sageruntime.runner.skip_list import PacketName, SkipList
+from sageruntime.runner.status import TaskReport, TaskStatus
 from sageruntime.runner.task_runner import TaskRunner, TaskSpec, make_plugins
-from sageruntime.dead_letters.letter import DeadLetter
 from sageruntime.task.coordinator import Coordinator, Supervisor
 from sageruntime.task.lifecycle import Lifecycle, Listener
-from sageruntime.core.task_options import TaskOptions, task_options
-from sageruntime.core.state import TaskState
-from sageruntime.runner.status import TaskReport, TaskStatus
 
 if TYPE_CHECKING:
     from sageruntime.recovery import CheckpointOptions
@@ -55,7 +53,7 @@ if TYPE_CHECKING:
 _SPARE_SLOTS = 64
 
 
-class BaseTask(ABC):
+class BaseTask:
     """An operator with an input queue before it and a router behind it; base of every task.
 
     This is its handle: it starts the task in its host, sends commands there, and follows its
@@ -76,7 +74,7 @@ class BaseTask(ABC):
         attempt: the job's attempt: how often it has gone back to a checkpoint.
         checkpoint: keeps the operator's state for a task that is in no job: it is saved every so
             often and when the task has drained, and the next task of this name begins with it.
-        plugins: what :func:`~sageruntime.factory.plugin_factory.create_plugins` takes; they are
+        plugins: what :func:`~sageruntime.plugins.plugin_factory.create_plugins` takes; they are
             made in this process and, for a task that runs in another, there too.
         options: ``max_buffer_size``, ``queue_maxsize``, ``worker_threads``, ``batch_size``,
             ``error_policy`` and the other fields of
@@ -771,7 +769,7 @@ class BaseTask(ABC):
             raise TaskStateError(f"{self.name} is created and cannot be {what}")
 
     def _coordinate(self, options: CheckpointOptions) -> Coordinator:
-    
+
         coordinator = Coordinator(self.name, options, self.options.restart, self.logger, alone=True)
         key = f"{self.ctx.stage}/{self.ctx.index}"
         coordinator.adopt({key: self}, [key])

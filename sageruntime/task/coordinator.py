@@ -21,15 +21,15 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol, TypeVar
 
+from sageruntime.core.policies import RestartPolicy
+from sageruntime.core.state import TaskState
 from sageruntime.errors import CheckpointError, HostReplaced, text_of
 from sageruntime.host.driver_loop import driver_loop
 from sageruntime.recovery.checkpoint import LAST_STATE, Checkpoint, CheckpointOptions
-from sageruntime.core.policies import RestartPolicy
 from sageruntime.recovery.rescaling import states_for
 from sageruntime.recovery.restart_budget import RestartBudget
 from sageruntime.recovery.stores import open_store
 from sageruntime.runner import events as told
-from sageruntime.core.state import TaskState
 
 T = TypeVar("T")
 
@@ -52,7 +52,7 @@ class CoordinatedTask(Protocol):
     """What the coordinator asks of a task."""
 
     name: str
-    supervisor: object
+    supervisor: Supervisor | None
 
     @property
     def state(self) -> TaskState: ...

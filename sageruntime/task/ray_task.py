@@ -12,7 +12,7 @@ import ray
 from ray.util.client import ray as client_of_ray
 
 from sageruntime.communication.router import BaseRouter
-from sageruntime.factory.import_path import carried_by_value
+from sageruntime.core.import_path import carried_by_value
 from sageruntime.host.blueprint import Blueprint
 from sageruntime.host.host import Host
 from sageruntime.host.ray_host import RayHost

@@ -1,5 +1,5 @@
 """OpenTelemetry traces of a job's batches."""
 
-from sageruntime.tracing.options import Tracing
+from sageruntime.core.tracing import Tracing
 
 __all__ = ["Tracing"]

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from sageruntime.communication.router import BaseRouter
 from sageruntime.context import TaskContext
+from sageruntime.core.tracing import Setup
 from sageruntime.errors import MonitoringError
-from sageruntime.tracing.options import Setup
 
 if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider

@@ -52,7 +52,7 @@ PAIRS = [
 def queue(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Queue[Any]]:
     if request.param == "ray":
         request.getfixturevalue("ray_cluster")
-        monkeypatch.setattr(ray_queue, "POLL_SECONDS", 3600.0)  # calls end by wakeup() or not at all
+        monkeypatch.setattr(ray_queue, "POLL_SECONDS", 3600.0)
     with KINDS[request.param]() as made:
         yield made
 

@@ -40,6 +40,7 @@ from sageruntime import (
     TaskOptions,
 )
 from sageruntime.communication.router import Barrier
+from sageruntime.core.state import TaskState
 from sageruntime.errors import CheckpointError, InvalidOption, JobFailed, RuntimeTaskError
 from sageruntime.job import Job
 from sageruntime.operator import CollectSink
@@ -47,10 +48,9 @@ from sageruntime.operator.sqlite_sink import _KEPT_MARKS
 from sageruntime.recovery import Checkpoint
 from sageruntime.recovery.checkpoint import CheckpointStore
 from sageruntime.recovery.folder_store import FolderCheckpointStore
-from sageruntime.recovery.stores import open_store
 from sageruntime.recovery.sqlite_store import SqliteCheckpointStore
+from sageruntime.recovery.stores import open_store
 from sageruntime.runner.events import SnapshotTaken
-from sageruntime.core.state import TaskState
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # actors cannot import it
 

@@ -16,13 +16,13 @@ import yaml
 from sageruntime import TaskOptions
 from sageruntime.config import load_job, load_settings
 from sageruntime.config.reference import job_schema, options_table
+from sageruntime.core.options import Options, options_of
+from sageruntime.core.task_options import TaskKeywords
 from sageruntime.errors import ConfigError, InvalidOption
 from sageruntime.job_file import pipeline_of
-from sageruntime.core.options import Options, options_of
 from sageruntime.recovery import CheckpointOptions, RestartPolicy, RetryPolicy
 from sageruntime.service.options import ServiceKeywords, ServiceOptions
 from sageruntime.task import ErrorPolicy
-from sageruntime.core.task_options import TaskKeywords
 from sageruntime.tracing import Tracing
 
 ROOT = Path(__file__).parents[2]

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from sageruntime import LocalTask, OperatorFactory, Packet, Pipeline, TaskContext
+from sageruntime.core.import_path import import_attribute
+from sageruntime.core.registry import Registry
 from sageruntime.errors import (
     InvalidOption,
     OperatorError,
@@ -16,9 +18,6 @@ from sageruntime.errors import (
     TaskNotFound,
 )
 from sageruntime.factory import find_operator, register_operator
-from sageruntime.factory.import_path import import_attribute
-from sageruntime.factory.plugin_factory import find_plugin
-from sageruntime.factory.registry import Registry
 from sageruntime.factory.task_factory import (
     create_task,
     find_task,
@@ -27,6 +26,7 @@ from sageruntime.factory.task_factory import (
     scope_of,
 )
 from sageruntime.operator import CollectSink, CountByKey, MapOperator
+from sageruntime.plugins.plugin_factory import find_plugin
 from sageruntime.task.process_task import ProcessTask
 
 

@@ -12,8 +12,8 @@ import pytest
 
 from sageruntime.config import load_job
 from sageruntime.errors import ConfigError, OperatorNotFound
-from sageruntime.factory.operator_factory import register_operator
 from sageruntime.job_file import pipeline_of
+from sageruntime.operator.operator_factory import register_operator
 
 GOOD = """\
 name: job

@@ -17,11 +17,11 @@ from waiting import in_other_thread
 
 from sagequeue.errors import Full, QueueClosed
 from sageruntime import LocalTask, OperatorFactory, Packet, TaskContext, TaskState
+from sageruntime.core.state import NEXT_STATES
 from sageruntime.errors import TaskStateError
 from sageruntime.operator import CollectSink, MapOperator
 from sageruntime.task.base_task import BaseTask
 from sageruntime.task.process_task import ProcessTask
-from sageruntime.core.state import NEXT_STATES
 
 
 class LifeOfATask(RuleBasedStateMachine):

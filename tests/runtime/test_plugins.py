@@ -23,10 +23,10 @@ from sageruntime import (
 )
 from sageruntime.communication.router import PacketBatch
 from sageruntime.errors import PacketError, PluginError
-from sageruntime.factory.plugin_factory import create_plugins
 from sageruntime.factory.task_factory import create_task
 from sageruntime.operator import CollectSink, MapOperator
 from sageruntime.plugins import hookimpl
+from sageruntime.plugins.plugin_factory import create_plugins
 from sageruntime.recovery import RetryPolicy
 from sageruntime.task import BaseTask, TaskState
 

@@ -50,7 +50,8 @@ from sageruntime.communication.router import (
     StopSignal,
 )
 from sageruntime.communication.router.partitioning import Reject, Target
-from sageruntime.communication.stable_hash import stable_hash
+from sageruntime.core.policies import RetryPolicy
+from sageruntime.core.stable_hash import stable_hash
 from sageruntime.errors import (
     DownstreamClosed,
     InvalidOption,
@@ -61,7 +62,6 @@ from sageruntime.errors import (
     UnstableKey,
 )
 from sageruntime.operator import MapOperator
-from sageruntime.core.policies import RetryPolicy
 from sageruntime.task import DeadLetter, TaskState
 from sageruntime.task.local_task import LocalTask
 from sageruntime.task.process_task import ProcessTask
@@ -470,7 +470,7 @@ def test_and_the_same_in_every_python_and_process(version: str, seed: str) -> No
         "package.__path__ = [sys.argv[1]]\n"
         "router = sys.modules['sageruntime.communication'] = types.ModuleType('communication')\n"
         "router.__path__ = [sys.argv[1] + '/communication']\n"
-        "from sageruntime.communication.stable_hash import stable_hash\n"
+        "from sageruntime.core.stable_hash import stable_hash\n"
         f"print([stable_hash(key) for key in {STABLE_KEYS!a}])\n"
     )
     there = subprocess.run(

@@ -37,13 +37,13 @@ from sageruntime.errors import (
     ServiceNotFound,
     ServiceTimeout,
 )
+from sageruntime.host.packed_error import PackedError
 from sageruntime.recovery import RestartPolicy
 from sageruntime.service import Service, ServiceClient, Services, ServiceTask
 from sageruntime.service import caller as caller_module
 from sageruntime.service import callers as callers_module
 from sageruntime.service.messages import PickledValue, Reply, Request, pack, reply_queue_name
 from sageruntime.task import TaskState
-from sageruntime.host.packed_error import PackedError
 
 # Ray's workers cannot import this module: what they need of it travels by value.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])

@@ -14,8 +14,8 @@ from sageruntime.communication.router import Connection
 from sageruntime.communication.router.base_router import BaseRouter
 from sageruntime.communication.router.packet import Packet
 from sageruntime.context import TaskContext
-from sageruntime.factory.operator_factory import OperatorFactory
 from sageruntime.operator import CollectSink, MapOperator
+from sageruntime.operator.operator_factory import OperatorFactory
 from sageruntime.task.local_task import LocalTask
 
 ROOT = Path(__file__).parents[2]

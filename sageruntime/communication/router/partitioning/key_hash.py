@@ -7,7 +7,7 @@ from typing import Any
 
 from sageruntime.communication.router.packet import Packet
 from sageruntime.communication.router.partitioning.partitioner import Reject, Target
-from sageruntime.communication.stable_hash import instance_for
+from sageruntime.core.stable_hash import instance_for
 
 _CACHED_KEYS = 1 << 16
 
@@ -15,7 +15,7 @@ _CACHED_KEYS = 1 << 16
 class KeyHash:
     """Packets of equal key to the same task, always and from every process.
 
-    The task is the :func:`~sageruntime.communication.stable_hash.stable_hash` of the key modulo
+    The task is the :func:`~sageruntime.core.stable_hash.stable_hash` of the key modulo
     the number of tasks: with one task more or less, most keys move. With one task nothing is
     hashed, and any key will do.
 

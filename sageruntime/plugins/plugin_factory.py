@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sageruntime.core.import_path import import_attribute
+from sageruntime.core.registry import installed_entry_points
 from sageruntime.errors import PluginError
-from sageruntime.factory.import_path import import_attribute
-from sageruntime.factory.registry import installed_entry_points
 
 if TYPE_CHECKING:
     from sageruntime.plugins.plugins import Plugins

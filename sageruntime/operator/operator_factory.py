@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from sageruntime.context import TaskContext
+from sageruntime.core.registry import Registry
 from sageruntime.errors import OperatorError, OperatorNotFound
-from sageruntime.factory.registry import Registry
 from sageruntime.operator import BaseOperator
 
 _operators = Registry(

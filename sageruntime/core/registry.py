@@ -7,9 +7,9 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sageruntime.errors import RuntimeTaskError
-from sageruntime.factory.import_path import import_attribute
+from sageruntime.core.import_path import import_attribute
 from sageruntime.core.naming import did_you_mean
+from sageruntime.errors import RuntimeTaskError
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -50,7 +50,7 @@ class Registry:
         """What ``name`` means: a name of :meth:`names`, or an import path ``module:attribute``.
 
         Modules of import paths are looked for in ``folder``, too; see
-        :func:`~sageruntime.factory.import_path.import_attribute`.
+        :func:`~sageruntime.core.import_path.import_attribute`.
 
         Raises:
             RuntimeTaskError: of the registry's own type; it means nothing, or cannot be imported.
