@@ -34,6 +34,7 @@ tools:
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 	$(BIN)/clang-format --dry-run --Werror csrc/*.[ch] csrc/tests/*.[ch] csrc/fuzz/*.[ch] bench/core/*.c
 
 types: install

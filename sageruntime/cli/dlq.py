@@ -24,10 +24,10 @@ from sageruntime.cli.job_arguments import (
     checked_host,
     configured_job,
 )
-from sageruntime.dead_letters.replay import replay as send_again
 from sageruntime.dead_letters.store import DeadLetterStore, StoredLetter
 from sageruntime.errors import ConfigError
 from sageruntime.job_file import pipeline_of
+from sageruntime.replay import replay as send_again
 
 app = typer.Typer(
     help="Look at packets that could not be processed, and send them again.", no_args_is_help=True

@@ -38,7 +38,7 @@ class Host(Protocol):
         """Give back what the driver holds of the host; nothing is received after this."""
 
     def wait(self) -> None:
-        """Wait until the host is gone; one that does not go is killed. Not for the loop's thread."""
+        """Wait until the host is gone, killing one that stays; not for the loop's thread."""
 
     def get_status(self) -> TaskStatus | None:
         """What the task counts, as far as it is known here."""

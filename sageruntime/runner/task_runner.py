@@ -32,19 +32,11 @@ from sageruntime.plugins.plugin_factory import create_plugins
 from sageruntime.profiling import StackProfile
 from sageruntime.runner import commands as do
 from sageruntime.runner import events as told
-from sageruntime.runner.attempt import (
-    Attempt,
-    Done,
-    InboxAttempt,
-    Mail,
-    ProcessPacket,
-    Raise,
-    SourceAttempt,
-    SourceReady,
-)
+from sageruntime.runner.attempt import Attempt, Done, Mail, ProcessPacket, Raise, SourceReady
 from sageruntime.runner.coroutines import CoroutineInvoker
 from sageruntime.runner.error_handler import ErrorHandler
 from sageruntime.runner.inbox import Inbox, open_inbox
+from sageruntime.runner.inbox_attempt import InboxAttempt
 from sageruntime.runner.invoker import (
     ConcurrentInvoker,
     DirectInvoker,
@@ -57,6 +49,7 @@ from sageruntime.runner.invoker import (
 from sageruntime.runner.lanes import LaneInvoker
 from sageruntime.runner.mailbox import Mailbox
 from sageruntime.runner.skip_list import SkipList
+from sageruntime.runner.source_attempt import SourceAttempt
 from sageruntime.runner.source_reader import SourceReader
 from sageruntime.runner.status import TaskReport, TaskStatus
 from sageruntime.tracing.make_tracer import make_tracer

@@ -18,10 +18,10 @@ from typing import Any
 import pytest
 
 from sageruntime import CountByKey, DeadLetter, Packet, Pipeline, TaskOptions
-from sageruntime.dead_letters.replay import replay
 from sageruntime.dead_letters.store import DeadLetterStore
 from sageruntime.errors import DeadLetterStoreError, JobFailed
 from sageruntime.recovery import RetryPolicy
+from sageruntime.replay import replay
 
 
 def letter(payload: Any, stage: str = "work", **fields: Any) -> DeadLetter:
