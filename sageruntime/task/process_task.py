@@ -24,7 +24,8 @@ class ProcessTask(BaseTask):
     @property
     def pid(self) -> int | None:
         """The host's process id, once there is one."""
-        return self._host.pid if isinstance(self._host, ProcessHost) else None
+        host = self._control.host
+        return host.pid if isinstance(host, ProcessHost) else None
 
     def _make_router(self) -> BaseRouter:
         return HandleRouter(self.ctx, self._change_router)
@@ -37,7 +38,7 @@ class ProcessTask(BaseTask):
         blueprint = Blueprint(
             self._spec, router.connections, router.partitioners, self.host, self._keeps_messages()
         )
-        return ProcessHost(self.name, blueprint.dumps(), self._loop, self._receive)
+        return ProcessHost(self.name, blueprint.dumps(), self._loop, self._control.receive)
 
     def _is_restartable(self) -> bool:
         return super()._is_restartable() or self.options.processing_timeout is not None

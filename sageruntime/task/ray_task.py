@@ -71,7 +71,12 @@ class RayTask(BaseTask):
         with carried_by_value():
             data = blueprint.dumps()
         return RayHost(
-            self.name, data, self._actor_options, self._shares_memory(), self._loop, self._receive
+            self.name,
+            data,
+            self._actor_options,
+            self._shares_memory(),
+            self._loop,
+            self._control.receive,
         )
 
     def _is_restartable(self) -> bool:
