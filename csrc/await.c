@@ -72,8 +72,32 @@ static bool all_done(sq_queue *queue) {
     return sq_unfinished(queue) == 0;
 }
 
+void sq_wakeup(sq_queue *queue) {
+    /* seq_cst and a read-modify-write, as sq_event_notify wants it; pairs with wakeup_wanted: either
+     * the waiter, who has announced itself, sees the flag, or we see the waiter */
+    atomic_exchange_explicit(&queue->wakeup, true, memory_order_seq_cst);
+    sq_event_notify(&queue->header->not_empty, INT32_MAX);
+    sq_event_notify(&queue->header->chunk_free, INT32_MAX);
+}
+
+static bool wakeup_wanted(const sq_queue *queue) {
+    /* seq_cst, pairs with sq_wakeup: between sq_event_prepare and the sleep this load is not done
+     * before the waiter is announced */
+    return atomic_load_explicit(&queue->wakeup, memory_order_seq_cst);
+}
+
+bool sq_take_wakeup(sq_queue *queue) {
+    /* acquire, pairs with sq_wakeup: who takes it sees what was written before it */
+    return wakeup_wanted(queue) &&
+           atomic_exchange_explicit(&queue->wakeup, false, memory_order_acquire);
+}
+
+static bool message_ready_or_wakeup(sq_queue *queue) {
+    return sq_message_ready(queue) || wakeup_wanted(queue);
+}
+
 void sq_await_message(sq_queue *queue, uint64_t timeout_ns) {
-    await(queue, &queue->header->not_empty, sq_message_ready, timeout_ns);
+    await(queue, &queue->header->not_empty, message_ready_or_wakeup, timeout_ns);
 }
 
 void sq_await_room(sq_queue *queue, uint64_t timeout_ns) {
@@ -94,7 +118,7 @@ void sq_await_chunk(sq_queue *queue, uint64_t bytes, uint64_t timeout_ns) {
 
 void sq_await_copy(sq_queue *queue, uint64_t timeout_ns) {
     uint32_t key = sq_event_prepare(&queue->header->chunk_free);
-    if (!sq_copy_is_free(queue)) {
+    if (!sq_copy_is_free(queue) && !wakeup_wanted(queue)) {
         sleep_on(queue, &queue->header->chunk_free, key, timeout_ns);
         sq_recover_if_due(queue, recovery_ns(queue) / 4);
     }

@@ -2,7 +2,8 @@
  *
  * Threads may share it if they put, take, acquire and release one at a time, each seeing what the
  * one before did. Beside them may run, at any time and in any number: the await and spin functions,
- * sq_recover, sq_shutdown, sq_wake_all, and sq_queue_leave, after which nobody puts or takes. */
+ * sq_recover, sq_shutdown, sq_wake_all, sq_wakeup, and sq_queue_leave, after which nobody puts or
+ * takes. */
 #ifndef SQ_HANDLE_H
 #define SQ_HANDLE_H
 
@@ -29,6 +30,7 @@ typedef struct sq_queue {
     _Atomic uint64_t control_seen; /* control word after which nothing was left to deliver again */
     _Atomic uint64_t spin_ns;      /* how long waiting by spinning has paid off lately */
     _Atomic bool end_pending;      /* drained, but the dead are not settled yet */
+    _Atomic bool wakeup;           /* a take that would wait is to return instead: see sq_wakeup */
     atomic_flag recovering;        /* a thread of this handle is at it */
     char file_name[SQ_QUEUE_NAME_MAX + 1];
 } sq_queue;

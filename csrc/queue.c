@@ -207,8 +207,9 @@ sq_status sq_queue_fork_child(sq_queue *queue, int invitation) {
     queue->id = 0;
     queue->producing = false;
     queue->consuming = false;
-    /* relaxed, both: the other threads are the parent's */
+    /* relaxed, all: the other threads are the parent's */
     atomic_store_explicit(&queue->control_seen, 0, memory_order_relaxed);
+    atomic_store_explicit(&queue->wakeup, false, memory_order_relaxed);
     atomic_flag_clear_explicit(&queue->recovering, memory_order_relaxed);
     sq_status status = sq_segment_own(&queue->segment, invitation);
     if (status == SQ_OK) {

@@ -379,7 +379,8 @@ cdef object cannot_encode(object item, str codec, object error):
     )
 
 
-cdef object cannot_decode(str codec, object error, object source):
+cdef object cannot_decode(str codec, object error, object source, bytes data=None,
+                          tuple buffers=()):
     if source is None:
         outcome = "it is consumed"
     else:
@@ -387,7 +388,9 @@ cdef object cannot_decode(str codec, object error, object source):
             "it stays in the queue and is delivered again; "
             "lease.release() or lease.reject(requeue=False) drops it"
         )
-    return DecodeError(f"codec {codec!r} cannot decode a message: {error!r}; {outcome}")
+    return DecodeError(
+        f"codec {codec!r} cannot decode a message: {error!r}; {outcome}", data, buffers
+    )
 
 
 cdef object whole(bytes body, uint8_t tag, Encoded *encoded):
@@ -504,7 +507,7 @@ cdef object decode_typed(uint8_t tag, const unsigned char *data, uint64_t size, 
     if tag == BYTES:
         return PyBytes_FromStringAndSize(<const char *> data, size)
     if tag == PICKLE:
-        return decode_pickle(data, size, None, source, codec)
+        return decode_pickle(data, size, None, source, codec, data, size)
     if tag == NDARRAY:
         return decode_array(data, size, source)
     if tag == TEXT:
@@ -527,8 +530,10 @@ cdef object decode_typed(uint8_t tag, const unsigned char *data, uint64_t size, 
     raise CorruptSegment(f"a message has tag {tag} and {size} bytes, which no codec writes")
 
 
-cdef object decode_pickle(const unsigned char *data, uint64_t size, object buffers, object source,
-                          str codec):
+cdef object decode_pickle(const unsigned char *data, uint64_t size, list buffers, object source,
+                          str codec, const unsigned char *message, uint64_t message_size):
+    """The object of a pickle in a message, behind which its buffers lie if it has any."""
+    cdef tuple copies = ()
     try:
         if size < WITHOUT_GIL:
             body = PyBytes_FromStringAndSize(<const char *> data, size)
@@ -538,7 +543,32 @@ cdef object decode_pickle(const unsigned char *data, uint64_t size, object buffe
             return loads(body)
         return loads(body, buffers=buffers)
     except Exception as error:
-        raise cannot_decode(codec, error, source) from error
+        if buffers is not None:
+            copies = copy_buffers(message, message_size, len(buffers), data - message + size)
+        raise cannot_decode(
+            codec, error, source, PyBytes_FromStringAndSize(<const char *> data, size), copies
+        ) from error
+
+
+cdef uint64_t buffer_length(uint64_t number, uint64_t at, uint64_t size) except? -1:
+    """The length of a buffer whose table entry is given, if a message of `size` bytes holds it."""
+    if at > size or number >> 2 > size - at:
+        raise CorruptSegment("a message with buffers is too short for them")
+    return number >> 2
+
+
+cdef tuple copy_buffers(const unsigned char *data, uint64_t size, uint32_t count, uint64_t at):
+    """The buffers as they travelled, which unpickling may have written to since. Another process
+    may have written to the table: it is not trusted for having been checked."""
+    cdef uint64_t length
+    cdef uint32_t i
+    cdef list copies = []
+    for i in range(count):
+        at = aligned(at)
+        length = buffer_length((<const uint64_t *> data)[2 + i], at, size)
+        copies.append(PyBytes_FromStringAndSize(<const char *> data + at, length))
+        at += length
+    return tuple(copies)
 
 
 cdef object decode_with_buffers(const unsigned char *data, uint64_t size, object source,
@@ -558,10 +588,8 @@ cdef object decode_with_buffers(const unsigned char *data, uint64_t size, object
     at += pickle_size
     for i in range(count):
         number = (<const uint64_t *> data)[2 + i]
-        length = number >> 2
         at = aligned(at)
-        if at > size or length > size - at:
-            raise CorruptSegment("a message with buffers is too short for them")
+        length = buffer_length(number, at, size)
         start = <const char *> data + at
         if source is not None:
             buffers.append(memoryview(source)[at:at + length])
@@ -574,7 +602,7 @@ cdef object decode_with_buffers(const unsigned char *data, uint64_t size, object
         else:
             buffers.append(memoryview(block_copy(data + at, length)))
         at += length
-    return decode_pickle(body, pickle_size, buffers, source, codec)
+    return decode_pickle(body, pickle_size, buffers, source, codec, data, size)
 
 
 cdef object decode_array(const unsigned char *data, uint64_t size, object source):

@@ -121,6 +121,8 @@ cdef extern from "await.h" nogil:
     void sq_await_chunk(sq_queue *queue, uint64_t bytes, uint64_t timeout_ns)
     void sq_await_copy(sq_queue *queue, uint64_t timeout_ns)
     void sq_await_done(sq_queue *queue, uint64_t timeout_ns)
+    void sq_wakeup(sq_queue *queue)
+    bint sq_take_wakeup(sq_queue *queue)
     bint sq_spin_message(sq_queue *queue, uint32_t rounds)
     bint sq_spin_room(sq_queue *queue, uint32_t rounds)
 

@@ -91,7 +91,7 @@ ctypedef bint (*Condition)(ObjectQueue queue) noexcept
 
 
 cdef bint has_item(ObjectQueue queue) noexcept:
-    return queue.count > 0 or queue.is_shut or queue.is_closed
+    return queue.count > 0 or queue.is_shut or queue.is_closed or queue.wakeup_wanted
 
 
 cdef bint has_room(ObjectQueue queue) noexcept:
@@ -117,6 +117,7 @@ cdef class ObjectQueue:
     cdef Py_ssize_t unfinished
     cdef bint is_shut
     cdef bint is_closed
+    cdef bint wakeup_wanted
     cdef object getters     # locks of threads that wait for an item
     cdef object putters     # ... for room
     cdef object joiners     # ... for all items to be done
@@ -306,6 +307,9 @@ cdef class ObjectQueue:
             self.check_open()
             if self.is_shut:
                 raise ShutDown(f"queue {self.name!r} was shut down and nothing is left to get")
+            if block and self.wakeup_wanted:
+                self.wakeup_wanted = False
+                raise Empty(f"queue {self.name!r}: wakeup() was called before an item came")
             if not in_time:
                 raise Empty(f"queue {self.name!r} is empty")
             in_time = self.await_condition(has_item, self.getters, deadline)
@@ -352,6 +356,11 @@ cdef class ObjectQueue:
             wake(self.putters)
         del items[taken:]
         return items
+
+    def wakeup(self):
+        """End the wait of a take with :class:`Empty`; see :class:`sagequeue.protocol.Queue`."""
+        self.wakeup_wanted = True
+        wake_all(self.getters)
 
     # ---- the queue as a whole ----
 
@@ -434,6 +443,7 @@ cdef class ObjectQueue:
 
     def _forget_waiters(self):
         """In the child of a fork: the threads that waited are the parent's."""
+        self.wakeup_wanted = False
         self.getters.clear()
         self.putters.clear()
         self.joiners.clear()

@@ -809,6 +809,8 @@ cdef class SharedQueue:
             if status == SQ_CLOSED:
                 raise ShutDown(f"queue {self.name!r} was shut down and nothing is left to get")
             if status == SQ_NO_CHUNK:
+                if block:
+                    self.take_wakeup()
                 left = left_until(deadline) if block else 0
                 if left == 0:
                     raise self.no_lease_left()
@@ -818,6 +820,8 @@ cdef class SharedQueue:
                 raise error_of(self.name, status)
             if sq_spin_message(&self.queue, ROUNDS_WITH_GIL if block else 1):
                 continue
+            if block:
+                self.take_wakeup()
             left = left_until(deadline) if block else 0
             if left == 0:
                 if sq_size(&self.queue) > 0 and sq_recover_if_due(&self.queue, RECOVER_EVERY_NS) > 0:
@@ -826,6 +830,17 @@ cdef class SharedQueue:
             if sq_check_cursors(&self.queue) != SQ_OK:
                 raise error_of(self.name, SQ_CORRUPT)
             self.wait(sq_await_message, left)
+
+    cdef int take_wakeup(self) except -1:
+        if sq_take_wakeup(&self.queue):
+            raise Empty(f"queue {self.name!r}: wakeup() was called before an item came")
+        return 0
+
+    def wakeup(self):
+        """End the wait of a take with :class:`Empty`; see :class:`sagequeue.protocol.Queue`."""
+        if self.state != CLOSED and self.state != LEFT:
+            self.check_open()
+            sq_wakeup(&self.queue)
 
     cdef object no_lease_left(self):
         return Empty(

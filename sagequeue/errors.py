@@ -101,7 +101,19 @@ class DecodeError(QueueError, pickle.UnpicklingError):
     """A message arrived whole but its codec cannot turn it back into an object.
 
     ``get`` and ``get_many`` consume it; a lease keeps it until it is released or rejected.
+
+    Attributes:
+        data: the item's pickle as it travelled, without its out-of-band buffers; ``None`` when
+            the item was no pickle.
+        buffers: copies of those buffers, in order.
     """
+
+    def __init__(
+        self, message: str = "", data: bytes | None = None, buffers: tuple[bytes, ...] = ()
+    ) -> None:
+        super().__init__(message)
+        self.data = data
+        self.buffers = buffers
 
 
 class BackendUnavailable(QueueError, RuntimeError):

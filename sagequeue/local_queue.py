@@ -35,6 +35,7 @@ class LocalQueue(Closing, Generic[T]):
         self.logger = logging.getLogger("sagequeue")
         self.closed = False
         self.is_shutdown = False
+        self._wakeup_wanted_in: int | None = None  # the process, not its forked children
         self._queue: queue.Queue[T] = queue.Queue(max(0, count_of("maxsize", maxsize)))
 
     @property
@@ -91,6 +92,9 @@ class LocalQueue(Closing, Generic[T]):
             while not self._queue._qsize():
                 if self.is_shutdown:
                     raise ShutDown(f"queue {self.name!r} was shut down and nothing is left to get")
+                if block and self._wakeup_wanted_in == os.getpid():
+                    self._wakeup_wanted_in = None
+                    raise Empty(f"queue {self.name!r}: wakeup() was called before an item came")
                 if not _wait(self._queue.not_empty, deadline) and not self._queue._qsize():
                     self._check_open()
                     raise Empty(f"queue {self.name!r} is empty")
@@ -99,6 +103,12 @@ class LocalQueue(Closing, Generic[T]):
             items = [self._queue._get() for _ in range(min(count, most or count))]
             self._queue.not_full.notify(len(items))
             return items
+
+    def wakeup(self) -> None:
+        """End the wait of a take with ``Empty``; see :class:`sagequeue.protocol.Queue`."""
+        with self._queue.mutex:
+            self._wakeup_wanted_in = os.getpid()
+            self._queue.not_empty.notify_all()
 
     def qsize(self) -> int:
         """How many items are waiting; other threads may change it at any time."""

@@ -67,6 +67,16 @@ class Queue(Protocol[T]):
         """Take what is there, at most ``max_items``, waiting only for the first; never empty."""
         ...
 
+    def wakeup(self) -> None:
+        """End the wait of a take (``get``, ``get_many``, ``claim``, ``claim_many``) with
+        :class:`Empty`, before its timeout; any thread of this process may call it.
+
+        When none waits, the next take with ``block=True`` that finds no item raises it instead of
+        waiting. One call or many before that end one wait. Items, puts and takes through other
+        handles are not affected; a forked child begins without it; a closed handle ignores it.
+        """
+        ...
+
     def qsize(self) -> int:
         """How many items are waiting; other participants may change it at any time."""
         ...

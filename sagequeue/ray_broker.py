@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import count
 
 BATCH = 1024
@@ -28,6 +29,7 @@ class Broker:
         self.is_shutdown = False
         self.handed_out: dict[str, tuple[int, list[bytes]]] = {}
         self.replaced: set[str] = set()
+        self.hurried: set[str] = set()
         self.claims: dict[int, tuple[str, bytes, int]] = {}
         self.claimants: set[str] = set()
         self.returned: deque[tuple[bytes, int]] = deque()
@@ -38,13 +40,24 @@ class Broker:
         """A handle was closed: its receivers have left."""
         for receiver in [name for name in self.handed_out if name.startswith(handle)]:
             del self.handed_out[receiver]
+        self.hurried = {name for name in self.hurried if not name.startswith(handle)}
 
-    async def _wait_until(self, ready: Callable[[], bool], seconds: float) -> bool:
+    async def answer_now(self, receiver: str) -> None:
+        """This receiver's call is to wait no more; if it has not come yet, then not at all."""
+        async with self.changed:
+            self.hurried.add(receiver)
+            self.changed.notify_all()
+
+    async def _wait_until(
+        self, ready: Callable[[], bool], seconds: float, receiver: str | None = None
+    ) -> bool:
         if not ready() and seconds > 0:
-            try:
-                await asyncio.wait_for(self.changed.wait_for(ready), seconds)
-            except asyncio.TimeoutError:
-                return False
+            with suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(
+                    self.changed.wait_for(lambda: ready() or receiver in self.hurried), seconds
+                )
+        if receiver is not None:
+            self.hurried.discard(receiver)
         return ready()
 
     def _room(self) -> int:
@@ -70,7 +83,9 @@ class Broker:
             last, batch = self.handed_out.get(receiver, (-1, []))
             if last == request:
                 return batch, False
-            if not await self._wait_until(lambda: self.is_shutdown or bool(self.items), seconds):
+            if not await self._wait_until(
+                lambda: self.is_shutdown or bool(self.items), seconds, receiver
+            ):
                 return [], False
             batch, size = [], 0
             while self.items and len(batch) < most and size < CALL_BYTES:
@@ -82,7 +97,7 @@ class Broker:
             return batch, not batch and self.is_shutdown
 
     async def claim_many(
-        self, claimant: str, most: int, seconds: float
+        self, receiver: str, claimant: str, most: int, seconds: float
     ) -> tuple[list[tuple[int, bytes, int]], bool]:
         """Claims, and whether the queue is shut down and drained.
 
@@ -97,6 +112,7 @@ class Broker:
                     or claimant in self.replaced
                 ),
                 seconds,
+                receiver,
             ):
                 return [], False
             claims: list[tuple[int, bytes, int]] = []

@@ -12,10 +12,10 @@ import secrets
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from itertools import islice
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from sagequeue.closing import Closing
 from sagequeue.deadline import deadline_of
@@ -29,6 +29,7 @@ from sagequeue.errors import (
     QueueClosed,
     ShutDown,
 )
+from sagequeue.interruption import is_interruption
 from sagequeue.ray_broker import BATCH, CALL_BYTES, Broker
 
 T = TypeVar("T")
@@ -43,6 +44,13 @@ FAREWELL = 1.0
 _given_up: dict[str, float] = {}
 
 
+class _Call(NamedTuple):
+    """A call that waits in the actor for items."""
+
+    answer: Any  # an ObjectRef of items and whether the queue is drained
+    accept: Callable[[list[Any]], None]
+
+
 class _Receiver(threading.local):
     """What a handle knows as a receiver. Each thread is one of its own."""
 
@@ -51,6 +59,8 @@ class _Receiver(threading.local):
         self.request = 0
         self.received: deque[bytes] = deque()
         self.claimed: deque[RayLease[Any]] = deque()
+        # A take that is broken off (by Ctrl-C, say) leaves it to the next.
+        self.call: _Call | None = None
 
 
 class RayLease(Generic[T]):
@@ -65,11 +75,17 @@ class RayLease(Generic[T]):
         self._queue = queue
         self._number = number
         self._data = data
+        self._error: DecodeError | None = None
 
     @cached_property
     def item(self) -> T:
-        """The item; DecodeError when it cannot be unpickled."""
-        return self._queue._decode(self._data)
+        """The item; DecodeError, each time the same one, when it cannot be unpickled."""
+        if self._error is None:
+            try:
+                return self._queue._decode(self._data, "the lease keeps it until release()")
+            except DecodeError as error:
+                self._error = error
+        raise self._error.with_traceback(None)  # else that would grow each time
 
     def release(self) -> None:
         """Acknowledge: the item is dealt with. It is not waited for."""
@@ -116,6 +132,8 @@ class RayQueue(Closing, Generic[T]):
         self._actor = actor
         self._handle = secrets.token_hex(8)
         self._own = _Receiver(self._handle)
+        self._waiting: set[str] = set()  # receivers
+        self._wakeup_wanted: deque[None] = deque(maxlen=1)  # who pops it takes it
 
     def put(self, item: T, block: bool = True, timeout: float | None = None) -> None:
         """Put an item; see :class:`sagequeue.protocol.Queue`."""
@@ -171,12 +189,12 @@ class RayQueue(Closing, Generic[T]):
         """Take what is there, waiting for the first; see :class:`sagequeue.protocol.Queue`."""
         _check_most(max_items)
         deadline = deadline_of(block, timeout)
-        if not self._own.received:
-            self._receive(min(max_items or BATCH, BATCH), deadline)
+        most = min(max_items or BATCH, BATCH)
+        self._await_items(self._own.received, lambda s: self._receive(most, s), block, deadline)
         items: list[T] = []
-        while self._own.received and len(items) < (max_items or BATCH):
+        while self._own.received and len(items) < most:
             try:
-                items.append(self._decode(self._own.received[0]))
+                items.append(self._decode(self._own.received[0], "it is consumed"))
             except DecodeError:
                 if items:
                     break  # its error comes in its place: with the next call
@@ -192,8 +210,7 @@ class RayQueue(Closing, Generic[T]):
             claimant: who claims, for :meth:`give_back_claims`.
             block, timeout: as of :meth:`get`, which also says what is raised.
         """
-        self._await_claims(claimant, 1, deadline_of(block, timeout))
-        return self._own.claimed.popleft()
+        return self.claim_many(claimant, 1, block, timeout)[0]
 
     def claim_many(
         self,
@@ -204,21 +221,11 @@ class RayQueue(Closing, Generic[T]):
     ) -> list[RayLease[T]]:
         """Lease what is there, waiting for the first; see :meth:`claim` and :meth:`get_many`."""
         _check_most(max_items)
+        deadline = deadline_of(block, timeout)
         most = min(max_items or BATCH, BATCH)
-        self._await_claims(claimant, most, deadline_of(block, timeout))
-        leases: list[RayLease[T]] = []
-        while self._own.claimed and len(leases) < most:
-            lease = self._own.claimed[0]
-            try:
-                _ = lease.item
-            except DecodeError:
-                if leases:
-                    break  # its error comes in its place: with the next call
-                self._own.claimed.popleft()
-                lease.release()
-                raise
-            leases.append(self._own.claimed.popleft())
-        return leases
+        claimed = self._own.claimed
+        self._await_items(claimed, lambda s: self._claim(claimant, most, s), block, deadline)
+        return [claimed.popleft() for _ in range(min(most, len(claimed)))]
 
     def release_many(self, leases: Iterable[RayLease[T]]) -> None:
         """Acknowledge several of this queue's leases in one call, which is not waited for."""
@@ -231,30 +238,90 @@ class RayQueue(Closing, Generic[T]):
         """
         self._ask("give_back_claims", of)
 
-    def _await_claims(self, claimant: str, most: int, deadline: float | None) -> None:
-        while not self._own.claimed:
-            left = _left(deadline)
-            claims, drained = self._ask("claim_many", claimant, most, min(left, PATIENCE))
-            self._own.claimed.extend(RayLease(self, *claim) for claim in claims)
-            if drained:
-                raise ShutDown(f"queue {self.name!r} was shut down and nothing is left to get")
-            if not claims and left == 0:
-                raise Empty(f"queue {self.name!r} is empty")
+    def wakeup(self) -> None:
+        """End the wait of a take with ``Empty``; see :class:`sagequeue.protocol.Queue`.
 
-    def _receive(self, most: int, deadline: float | None) -> None:
-        while True:
-            left = _left(deadline)
-            batch, drained = self._ask(
-                "get_many", self._own.name, self._own.request, most, min(left, PATIENCE)
-            )
+        The broker is asked to answer the call that waits there, so that it takes no item
+        afterwards. If the broker itself does not answer, the take ends within two seconds, and the
+        thread's next take goes on waiting for that answer.
+        """
+        actor = self._actor
+        if actor is not None:
+            # before we look who waits: who begins to wait after our look sees it
+            self._wakeup_wanted.append(None)
+            for receiver in list(self._waiting):
+                actor.answer_now.remote(receiver)
+
+    def _receive(self, most: int, seconds: float) -> _Call:
+        own = self._own
+
+        def accept(batch: list[bytes]) -> None:
             if batch:
-                self._own.request += 1
-                self._own.received.extend(batch)
-                return
-            if drained:
-                raise ShutDown(f"queue {self.name!r} was shut down and nothing is left to get")
-            if left == 0:
-                raise Empty(f"queue {self.name!r} is empty")
+                own.request += 1
+                own.received.extend(batch)
+
+        return _Call(self._call("get_many", own.name, own.request, most, seconds), accept)
+
+    def _claim(self, claimant: str, most: int, seconds: float) -> _Call:
+        own = self._own
+
+        def accept(claims: list[tuple[int, bytes, int]]) -> None:
+            own.claimed.extend(RayLease(self, *claim) for claim in claims)
+
+        return _Call(self._call("claim_many", own.name, claimant, most, seconds), accept)
+
+    def _await_items(
+        self,
+        items: deque[Any],
+        ask: Callable[[float], _Call],
+        block: bool,
+        deadline: float | None,
+    ) -> None:
+        """Ask the actor until there are items, be it by an earlier call that comes back now."""
+        own = self._own
+        self._waiting.add(own.name)  # before we look for a wake-up: see wakeup()
+        try:
+            while not items:
+                self._check_open()
+                left = _left(deadline)
+                is_earlier = own.call is not None
+                if own.call is None:
+                    own.call = ask(min(left, PATIENCE))
+                if is_earlier or (block and self._wakeup_wanted):
+                    self._tell("answer_now", own.name)
+                drained = self._accept_answer(own.call, block)
+                if items or is_earlier:
+                    continue
+                if drained:
+                    raise ShutDown(f"queue {self.name!r} was shut down and nothing is left to get")
+                if block:
+                    self._take_wakeup()
+                if left == 0:
+                    raise Empty(f"queue {self.name!r} is empty")
+        finally:
+            self._waiting.discard(own.name)
+
+    def _accept_answer(self, call: _Call, block: bool) -> bool:
+        """Take the items of an answer; returns whether the queue is drained."""
+        import ray
+
+        while True:
+            try:
+                items, drained = self._answer(call.answer, 2 * PATIENCE)
+            except ray.exceptions.GetTimeoutError:
+                if block:  # the actor does not answer: it is stopped, or out of reach
+                    self._take_wakeup()
+            else:
+                self._own.call = None
+                call.accept(items)
+                return bool(drained)
+
+    def _take_wakeup(self) -> None:
+        try:
+            self._wakeup_wanted.pop()
+        except IndexError:
+            return
+        raise Empty(f"queue {self.name!r}: wakeup() was called before an item came")
 
     def qsize(self) -> int:
         """How many items are waiting; others may change it at any time."""
@@ -315,11 +382,17 @@ class RayQueue(Closing, Generic[T]):
             raise QueueClosed(f"queue {self.name!r} is closed in this process")
 
     def _ask(self, method: str, *arguments: Any) -> Any:
+        return self._answer(self._call(method, *arguments))
+
+    def _call(self, method: str, *arguments: Any) -> Any:
+        self._check_open()
+        return getattr(self._actor, method).remote(*arguments)
+
+    def _answer(self, answer: Any, timeout: float | None = None) -> Any:
         import ray
 
-        self._check_open()
         try:
-            return ray.get(getattr(self._actor, method).remote(*arguments))
+            return ray.get(answer, timeout=timeout)
         except ray.exceptions.RayActorError as error:
             raise BackendUnavailable(
                 f"the actor of queue {self.name!r} died and its items with it: {error}; "
@@ -327,8 +400,7 @@ class RayQueue(Closing, Generic[T]):
             ) from error
 
     def _tell(self, method: str, *arguments: Any) -> None:
-        self._check_open()
-        getattr(self._actor, method).remote(*arguments)
+        self._call(method, *arguments)
 
     def _encode(self, item: T, accepted: int) -> bytes:
         import cloudpickle
@@ -340,11 +412,13 @@ class RayQueue(Closing, Generic[T]):
                 f"cannot pickle a {type(item).__qualname__}: {error}; it was not put", accepted
             ) from error
 
-    def _decode(self, item: bytes) -> T:
+    def _decode(self, item: bytes, outcome: str) -> T:
         try:
             return pickle.loads(item)  # type: ignore[no-any-return]
         except Exception as error:
-            raise DecodeError(f"cannot unpickle an item: {error!r}; it is consumed") from error
+            if is_interruption(error):
+                raise
+            raise DecodeError(f"cannot unpickle an item: {error!r}; {outcome}", item) from error
 
 
 def _reopen(kind: type[RayQueue[Any]], name: str, maxsize: int, actor: Any) -> RayQueue[Any]:

@@ -14,6 +14,7 @@ static void *await_messages(void *unused) {
     while (!atomic_load(&over)) {
         sq_spin_message(&consumer, 50);
         sq_await_message(&consumer, 100000);
+        sq_take_wakeup(&consumer);
     }
     return NULL;
 }
@@ -23,6 +24,15 @@ static void *await_room(void *unused) {
     while (!atomic_load(&over)) {
         sq_spin_room(&producer, 50);
         sq_await_room(&producer, 100000);
+    }
+    return NULL;
+}
+
+static void *wake_up(void *unused) {
+    (void)unused;
+    while (!atomic_load(&over)) {
+        sq_wakeup(&consumer);
+        usleep(10);
     }
     return NULL;
 }
@@ -99,6 +109,7 @@ static void share(uint32_t mode) {
         await_messages,
         await_room,
         await_room,
+        wake_up,
         look_for_the_dead,
         put,
         put,
@@ -117,7 +128,7 @@ static void share(uint32_t mode) {
         CHECK(pthread_create(&threads[n], NULL, work[n], NULL) == 0);
     }
     for (size_t i = n; i-- > 0;) {
-        if (i == 4) { /* those that put, take and leave have ended; the others wait until told */
+        if (i == 5) { /* those that put, take and leave have ended; the others wait until told */
             atomic_store(&over, true);
         }
         CHECK(pthread_join(threads[i], NULL) == 0);

@@ -229,6 +229,93 @@ static void each_event_wakes_who_waits_for_it(void) {
     close_queue(&queue);
 }
 
+/* ---- sq_wakeup ---- */
+
+static void wait_for_wakeup(sq_queue *queue) {
+    while (!sq_take_wakeup(queue)) {
+        sq_await_message(queue, 2 * HANG_NS);
+    }
+}
+static void wait_for_copy_or_wakeup(sq_queue *queue) {
+    while (!sq_take_wakeup(queue)) {
+        sq_await_copy(queue, 2 * HANG_NS);
+    }
+}
+
+static void a_wakeup_is_for_one_consumer_of_one_handle(void) {
+    sq_queue queue;
+    sleeper woken, other;
+    create_with(&queue, patient_options(MPMC, 0));
+    start_sleeper(&other, &queue, wait_for_message, &queue.header->not_empty);
+    start_sleeper(&woken, &queue, wait_for_wakeup, &queue.header->not_empty);
+    sq_wakeup(&woken.queue);
+    expect_awake(&woken);
+    CHECK(put_value(&queue, 1) == SQ_OK);
+    expect_awake(&other);
+    /* nobody waits: it is kept, and two are one */
+    sq_wakeup(&queue);
+    sq_wakeup(&queue);
+    sq_await_message(&queue, 2 * HANG_NS);
+    CHECK(sq_take_wakeup(&queue) && !sq_take_wakeup(&queue));
+    close_queue(&queue);
+}
+
+static void a_wakeup_ends_the_wait_for_a_copy(void) {
+    sq_queue queue;
+    sleeper one;
+    uint32_t copies = 0;
+    uint64_t space[SQ_TAKEN_WORDS];
+    uint32_t count;
+    create_with(&queue, patient_options(MPMC, 0));
+    for (sq_status status = SQ_OK; status == SQ_OK; copies++) {
+        CHECK(put_value(&queue, copies) == SQ_OK);
+        status = sq_claim(&queue, space, 1, &count);
+        CHECK(status == SQ_OK || status == SQ_NO_CHUNK);
+    }
+    start_sleeper(&one, &queue, wait_for_copy_or_wakeup, &queue.header->chunk_free);
+    sq_wakeup(&one.queue);
+    expect_awake(&one);
+    close_queue(&queue);
+}
+
+/* The waker comes at any moment of the waiter's way to sleep. */
+enum { WAKEUPS = 20000 * MANY };
+
+typedef struct wakeups {
+    sq_queue *queue;
+    _Atomic uint64_t taken;
+} wakeups;
+
+static void *take_wakeups(void *argument) {
+    wakeups *w = argument;
+    for (uint64_t i = 0; i < WAKEUPS; i++) {
+        atomic_store(&w->queue->spin_ns, 0);
+        wait_for_wakeup(w->queue);
+        atomic_store(&w->taken, i + 1);
+    }
+    return NULL;
+}
+
+static void no_wakeup_is_missed(void) {
+    sq_queue queue;
+    pthread_t thread;
+    create_with(&queue, patient_options(MPMC, 0));
+    wakeups w = {.queue = &queue};
+    CHECK(pthread_create(&thread, NULL, take_wakeups, &w) == 0);
+    for (uint64_t i = 0; i < WAKEUPS; i++) {
+        for (uint64_t pause = i % 512; pause > 0; pause--) {
+            sq_pause();
+        }
+        sq_wakeup(&queue);
+        uint64_t start = sq_now_ns();
+        while (atomic_load(&w.taken) <= i) {
+            CHECK(sq_now_ns() - start < HANG_NS / 2);
+        }
+    }
+    pthread_join(thread, NULL);
+    close_queue(&queue);
+}
+
 /* Waiters for room and for chunks of different sizes: a chunk that comes free is for one of them.
  */
 static void a_free_chunk_wakes_the_one_it_fits(void) {
@@ -306,6 +393,9 @@ int main(void) {
         TEST(ping_pong_between_sleepers),
         TEST(as_many_wake_as_there_are_messages),
         TEST(each_event_wakes_who_waits_for_it),
+        TEST(a_wakeup_is_for_one_consumer_of_one_handle),
+        TEST(a_wakeup_ends_the_wait_for_a_copy),
+        TEST(no_wakeup_is_missed),
         TEST(a_free_chunk_wakes_the_one_it_fits),
         TEST(a_hole_filled_wakes_for_what_is_behind_it),
         TEST(nobody_is_woken_for_nothing),

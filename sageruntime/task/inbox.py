@@ -12,8 +12,9 @@ from abc import ABC, abstractmethod
 from collections import deque
 from typing import TYPE_CHECKING, Any, cast
 
+from sagequeue.errors import DecodeError
 from sagequeue.protocol import Queue
-from sagequeue.ray_queue import RayQueue
+from sagequeue.ray_queue import RayLease, RayQueue
 from sageruntime.communication.router import Message, StopSignal
 from sageruntime.errors import InvalidOption
 
@@ -196,6 +197,7 @@ class RayClaimingInbox(ClaimingInbox):
     def __init__(self, queue: RayQueue[Message], task: str) -> None:
         super().__init__(queue)  # type: ignore[arg-type]
         self._claimant = f"{task}:{secrets.token_hex(4)}"
+        self._claimed: deque[RayLease[Message]] = deque()  # not yet decoded
 
     @property
     def crowded(self) -> bool:
@@ -203,7 +205,19 @@ class RayClaimingInbox(ClaimingInbox):
         return len(self._leases) >= _MOST_KEPT
 
     def _claim(self, block: bool) -> list[Any]:
-        return self.queue.claim_many(self._claimant, _TAKE, block)
+        if not self._claimed:
+            self._claimed.extend(self.queue.claim_many(self._claimant, _TAKE, block))
+        leases: list[RayLease[Message]] = []
+        while self._claimed:
+            try:
+                _ = self._claimed[0].item
+            except DecodeError:
+                if leases:
+                    break  # its error comes in its place: with the next call
+                self._claimed.popleft().release()
+                raise
+            leases.append(self._claimed.popleft())
+        return leases
 
     def _release(self, leases: list[Any]) -> None:
         if leases:

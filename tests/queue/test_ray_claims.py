@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import pickle
 import threading
+import traceback
 from typing import Any
 
+import cloudpickle
 import pytest
 
 from sagequeue import RayQueue
-from sagequeue.errors import Empty, ShutDown
+from sagequeue.errors import DecodeError, Empty, ShutDown
 from sagequeue.ray_broker import CALL_BYTES
 
 
@@ -70,6 +73,54 @@ def test_several_are_released_at_once(queue: RayQueue[Any]) -> None:
     queue.give_back_claims("one:")
     assert second.item == "b"
     assert [lease.item for lease in queue.claim_many("two:1")] == ["b"]
+
+
+loads = []
+
+
+def fail() -> None:
+    loads.append("again")
+    raise ValueError("no such item")
+
+
+class Unloadable:
+    def __reduce__(self) -> Any:
+        return fail, ()
+
+
+def test_a_lease_whose_item_cannot_be_decoded_stays_the_claimants(queue: RayQueue[Any]) -> None:
+    queue.put_many(["a", Unloadable(), "c"])
+    first, second, third = queue.claim_many("one:1")
+    loads.clear()
+    errors = []
+    for _ in range(3):
+        with pytest.raises(DecodeError, match="release") as caught:
+            _ = second.item
+        errors.append((caught.value, len(traceback.extract_tb(caught.tb))))
+    assert errors[1] == errors[2]
+    assert errors[0][0] is errors[1][0]
+    assert loads == ["again"]
+    data, buffers = errors[0][0].data, errors[0][0].buffers
+    assert data is not None
+    with pytest.raises(ValueError, match="no such item"):
+        pickle.loads(data, buffers=buffers)
+    assert [first.item, third.item] == ["a", "c"]
+    queue.release_many([first, third])
+    queue.give_back_claims("one:")  # it was not released with its error
+    again = queue.claim("two:1", block=False)
+    assert again.deliveries == 1
+    again.release()
+    with pytest.raises(Empty):
+        queue.claim("two:1", block=False)
+
+
+def test_get_consumes_what_cannot_be_decoded(queue: RayQueue[Any]) -> None:
+    queue.put_many(["a", Unloadable(), "c"])
+    assert queue.get_many() == ["a"]
+    with pytest.raises(DecodeError, match="consumed") as caught:
+        queue.get_many()
+    assert caught.value.data == cloudpickle.dumps(Unloadable())
+    assert queue.get_many() == ["c"]
 
 
 def test_a_call_takes_no_more_than_some_mebibytes(queue: RayQueue[Any]) -> None:

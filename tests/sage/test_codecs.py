@@ -459,6 +459,74 @@ def test_an_item_that_cannot_be_unpickled_is_consumed_by_get_and_not_by_a_lease(
     assert queue.empty()
 
 
+def overwrite_and_fail(*buffers: Any) -> None:
+    for buffer in buffers:
+        memoryview(buffer)[:] = bytes(len(buffer))
+    raise ValueError("no such item")
+
+
+class Overwritten:
+    """Unpickling it overwrites its buffers, as far as they can be written, and fails."""
+
+    def __init__(self, *sizes: int) -> None:
+        self.contents = [bytes([number]) * size for number, size in enumerate(sizes, 1)]
+
+    def __reduce__(self) -> Any:
+        return overwrite_and_fail, tuple(map(pickle.PickleBuffer, map(bytearray, self.contents)))
+
+
+def take(queue: SageQueue[Any]) -> Any:
+    return queue.get()
+
+
+def take_many(queue: SageQueue[Any]) -> Any:
+    return queue.get_many()
+
+
+def take_leased(queue: SageQueue[Any]) -> Any:
+    with queue.claim() as lease:
+        try:
+            return lease.item
+        except DecodeError:
+            lease.release()
+            raise
+
+
+@pytest.mark.parametrize("get", [take, take_many, take_leased])
+@pytest.mark.parametrize("sizes", [(), (0,), (3, 5), (300, 100_000, 70)])
+def test_an_item_that_cannot_be_decoded_comes_with_its_error_as_it_travelled(
+    queue: SageQueue[Any],
+    get: Callable[[SageQueue[Any]], Any],
+    sizes: tuple[int, ...],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    item = Overwritten(*sizes)
+    queue.put(item)
+    with pytest.raises(DecodeError) as caught:
+        get(queue)
+    assert caught.value.buffers == tuple(item.contents)
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert (str(again), again.data, again.buffers) == (
+        str(caught.value),
+        caught.value.data,
+        caught.value.buffers,
+    )
+    monkeypatch.setitem(globals(), "overwrite_and_fail", lambda *buffers: list(buffers))
+    assert pickle.loads(again.data, buffers=again.buffers) == item.contents
+
+
+def test_the_error_of_an_item_that_was_no_pickle_comes_without_one() -> None:
+    def decode(data: bytes) -> Any:
+        raise ValueError("never")
+
+    register_codec("no-pickle", bytes, decode)
+    with SageQueue[Any](codec="no-pickle") as queue:
+        queue.put(b"abc")
+        with pytest.raises(DecodeError) as caught:
+            queue.get()
+        assert (caught.value.data, caught.value.buffers) == (None, ())
+
+
 def test_raw_carries_bytes_only() -> None:
     with SageQueue[Any](codec="raw") as queue:
         assert through(queue, b"abc") == b"abc"
