@@ -10,6 +10,7 @@ from typing import Any
 
 from sagequeue.protocol import Queue
 from sageruntime.service.caller import Caller
+from sageruntime.service.messages import caller_of
 
 # How long the queue of a caller that makes no calls is kept open.
 _IDLE_SECONDS = 10.0
@@ -39,6 +40,7 @@ class Callers:
 
         Raises:
             QueueError: its queue cannot be opened; most often because the caller is gone.
+            ValueError: it names a queue that is not a caller's.
         """
         # The first handle is kept: one that comes and goes with each request costs Ray more than
         # the reply does.
@@ -70,8 +72,16 @@ class Callers:
             self._check_some()
             caller = self._callers.get(name)
             if caller is None:
-                caller = self._callers[name] = Caller(_open(reply_to), self._logger)
+                caller = self._callers[name] = self._open(reply_to)
             return caller
+
+    def _open(self, reply_to: str | Queue[Any]) -> Caller:
+        if not isinstance(reply_to, str):
+            return Caller(reply_to, None, self._logger)
+        from sagequeue import SageQueue
+
+        pid = caller_of(reply_to)
+        return Caller(SageQueue.attach(reply_to), pid, self._logger)
 
     def _check_some(self) -> None:
         now = time.monotonic()
@@ -84,11 +94,3 @@ class Callers:
             elif now - caller.called_at < _IDLE_SECONDS:
                 self._callers[name] = caller
             # An idle one may wait for a reply: its queue is closed when no request refers to it.
-
-
-def _open(reply_to: str | Queue[Any]) -> Queue[Any]:
-    if not isinstance(reply_to, str):
-        return reply_to
-    from sagequeue import SageQueue
-
-    return SageQueue.attach(reply_to)
