@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+import weakref
 from itertools import islice
 from typing import Any
 
@@ -32,6 +33,8 @@ class Callers:
     def __init__(self, logger: logging.Logger) -> None:
         self._logger = logger
         self._callers: dict[str, Caller] = {}  # those checked least recently first
+        # With those that are given up and still have replies to come.
+        self._alive: weakref.WeakSet[Caller] = weakref.WeakSet()
         self._next_check = 0.0
         self._lock = threading.Lock()
 
@@ -62,7 +65,7 @@ class Callers:
     def close(self) -> None:
         """Send what is left, and give up all queues that were opened here."""
         with self._lock:
-            callers = list(self._callers.values())
+            callers = list(self._alive)
             self._callers = {}
         for caller in callers:
             caller.flush()
@@ -73,6 +76,7 @@ class Callers:
             caller = self._callers.get(name)
             if caller is None:
                 caller = self._callers[name] = self._open(reply_to)
+                self._alive.add(caller)
             return caller
 
     def _open(self, reply_to: str | Queue[Any]) -> Caller:
