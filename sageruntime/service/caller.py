@@ -12,7 +12,7 @@ from typing import Any
 
 from sagequeue.errors import BackendUnavailable, Full, QueueClosed, QueueError, ShutDown
 from sagequeue.protocol import Queue
-from sageruntime.service.messages import NOTHING, Reply, caller_of, pack_error
+from sageruntime.service.messages import NOTHING, Reply, pack_error
 from sageruntime.service.request_reader import PendingRequest
 
 MOST_UNSENT = 1024
@@ -36,19 +36,17 @@ class Caller:
 
     Args:
         queue: where the caller receives its replies.
+        pid: the caller's process, if it is on this machine.
         logger: told when the caller is given up.
 
     Attributes:
         called_at: when it last made a call, by the monotonic clock.
-
-    Raises:
-        ValueError: the queue is not that of a caller.
     """
 
-    def __init__(self, queue: Queue[Any], logger: logging.Logger) -> None:
+    def __init__(self, queue: Queue[Any], pid: int | None, logger: logging.Logger) -> None:
         self.queue = queue
         self.called_at = time.monotonic()
-        self._pid = caller_of(queue.name) if queue.backend == "sage" else None
+        self._pid = pid
         self._logger = logger
         # To ask the actor of a Ray queue whether it has room is to wait for the actor.
         self._put_waits = queue.backend == "ray"

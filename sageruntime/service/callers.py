@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import threading
 import time
+import weakref
 from itertools import islice
 from typing import Any
 
 from sagequeue.protocol import Queue
 from sageruntime.service.caller import Caller
+from sageruntime.service.messages import caller_of
 
 # How long the queue of a caller that makes no calls is kept open.
 _IDLE_SECONDS = 10.0
@@ -31,6 +33,8 @@ class Callers:
     def __init__(self, logger: logging.Logger) -> None:
         self._logger = logger
         self._callers: dict[str, Caller] = {}  # those checked least recently first
+        # With those that are given up and still have replies to come.
+        self._alive: weakref.WeakSet[Caller] = weakref.WeakSet()
         self._next_check = 0.0
         self._lock = threading.Lock()
 
@@ -39,6 +43,7 @@ class Callers:
 
         Raises:
             QueueError: its queue cannot be opened; most often because the caller is gone.
+            ValueError: it names a queue that is not a caller's.
         """
         # The first handle is kept: one that comes and goes with each request costs Ray more than
         # the reply does.
@@ -60,7 +65,7 @@ class Callers:
     def close(self) -> None:
         """Send what is left, and give up all queues that were opened here."""
         with self._lock:
-            callers = list(self._callers.values())
+            callers = list(self._alive)
             self._callers = {}
         for caller in callers:
             caller.flush()
@@ -70,8 +75,17 @@ class Callers:
             self._check_some()
             caller = self._callers.get(name)
             if caller is None:
-                caller = self._callers[name] = Caller(_open(reply_to), self._logger)
+                caller = self._callers[name] = self._open(reply_to)
+                self._alive.add(caller)
             return caller
+
+    def _open(self, reply_to: str | Queue[Any]) -> Caller:
+        if not isinstance(reply_to, str):
+            return Caller(reply_to, None, self._logger)
+        from sagequeue import SageQueue
+
+        pid = caller_of(reply_to)
+        return Caller(SageQueue.attach(reply_to), pid, self._logger)
 
     def _check_some(self) -> None:
         now = time.monotonic()
@@ -84,11 +98,3 @@ class Callers:
             elif now - caller.called_at < _IDLE_SECONDS:
                 self._callers[name] = caller
             # An idle one may wait for a reply: its queue is closed when no request refers to it.
-
-
-def _open(reply_to: str | Queue[Any]) -> Queue[Any]:
-    if not isinstance(reply_to, str):
-        return reply_to
-    from sagequeue import SageQueue
-
-    return SageQueue.attach(reply_to)
