@@ -269,11 +269,11 @@ class Attempt(ABC):
         try:
             self._call(self.operator.close)
         finally:
-            self._leave()
+            self.leave()
             self._count_retries()
             self._errors.summarise()
             if self.runner.tracer is not None:
                 self.runner.tracer.close()
 
-    def _leave(self) -> None:  # noqa: B027
+    def leave(self) -> None:  # noqa: B027
         """End the threads that called the operator."""

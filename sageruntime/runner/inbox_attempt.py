@@ -428,7 +428,7 @@ class InboxAttempt(Attempt):
         if isinstance(self._invoker, ConcurrentInvoker):
             self._invoker.drop_waiting()
 
-    def _leave(self) -> None:
+    def leave(self) -> None:
         if isinstance(self._invoker, ConcurrentInvoker):
             self._invoker.close()
 

@@ -140,5 +140,5 @@ class SourceAttempt(Attempt):
     def _join(self) -> None:
         self._reader.stop()
 
-    def _leave(self) -> None:
+    def leave(self) -> None:
         self._reader.close()

@@ -273,6 +273,9 @@ class TaskRunner:
 
     def abandon(self) -> None:
         """Let go of what the input queue has lent, once the runner has ended."""
+        attempt, self._attempt = self._attempt, None
+        if attempt is not None:  # of a task that processed packets and was never started
+            attempt.leave()
         if self._inbox is not None:
             self._inbox.abandon()
 
