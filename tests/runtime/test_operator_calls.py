@@ -373,7 +373,7 @@ def test_packets_of_any_equal_key_come_one_after_the_other(
 
 
 class OneIsSlow(BaseOperator):
-    """One packet waits until 500 others are done, or for what is far too long; and may fail then."""
+    """One packet waits until 500 others are done, for 10 s at most, and may fail then."""
 
     def __init__(self, slow: int, fails: bool = False) -> None:
         self.slow = slow
@@ -388,6 +388,12 @@ class OneIsSlow(BaseOperator):
     async def process(self, packet: Packet) -> Packet:
         self.here += 1
         self.most = max(self.most, self.here)
+        try:
+            return await self._work_on(packet)
+        finally:
+            self.here -= 1
+
+    async def _work_on(self, packet: Packet) -> Packet:
         if packet.payload == self.slow:
             await asyncio.wait_for(self.enough.wait(), 10)
             if self.fails:
@@ -397,7 +403,6 @@ class OneIsSlow(BaseOperator):
             self.done += 1
             if self.done == 500:
                 self.enough.set()
-        self.here -= 1
         return packet
 
     async def finish(self) -> Packet:
