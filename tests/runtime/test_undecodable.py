@@ -195,9 +195,7 @@ def test_wherever_it_is_in_a_batch(
 
 @pytest.mark.parametrize("restarts", [0, 2])
 @pytest.mark.parametrize("payloads", BATCHES, ids=["only", "first", "last", "between", "all"])
-def test_on_a_thread_that_other_processes_send_to(
-    payloads: Any, restarts: int, tidy: Any
-) -> None:
+def test_on_a_thread_that_other_processes_send_to(payloads: Any, restarts: int, tidy: Any) -> None:
     task = LocalTask(
         TaskContext("machine"), OperatorFactory(CollectSink), queue_scope="machine",
         error_policy="skip", restart=RestartPolicy(restarts),
