@@ -19,7 +19,7 @@ import psutil
 import pytest
 from waiting import in_other_thread, until
 
-from sagequeue import SageQueue, create_queue
+from sagequeue import SageQueue, create_queue, prune_queues
 from sagequeue.errors import Full
 from sageruntime import (
     Connection,
@@ -119,7 +119,8 @@ ORPHAN = """
 
     if __name__ == "__main__":
         task = ProcessTask(TaskContext("orphan"), OperatorFactory(MapOperator, str))
-        task.router.add_connection(Connection("down", create_queue(scope="machine"), group="down"))
+        down = create_queue(name="orphan-down", scope="machine")
+        task.router.add_connection(Connection("down", down, group="down"))
         running(task)
         task.router.set_partitioner("down", Unbuildable())
         print(task.pid, flush=True)
@@ -143,6 +144,8 @@ def test_after_such_a_command_the_host_does_not_outlive_its_parent(tmp_path: Pat
             parent.kill()
             with suppress(psutil.NoSuchProcess):
                 host.kill()
+            assert until(lambda: not host.is_running())
+            prune_queues("orphan")
 
 
 # Children that an operator has forked.

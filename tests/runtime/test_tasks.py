@@ -16,16 +16,6 @@ from sageruntime.task import TaskState
 from sageruntime.task.base_task import BaseTask
 from sageruntime.task.local_task import LocalTask
 from sageruntime.task.process_task import ProcessTask
-from sageruntime.task.ray_task import RayTask
-
-TASKS: list[type[BaseTask]] = [LocalTask, ProcessTask, RayTask]
-
-
-@pytest.fixture(params=TASKS, ids=lambda task: task.__name__)
-def task_class(request: pytest.FixtureRequest) -> Any:
-    if request.param is RayTask:
-        request.getfixturevalue("ray_cluster")
-    return request.param
 
 
 def test_life_of_a_task(task_class: type[BaseTask]) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 
-def until(condition: Callable[[], object], seconds: float = 20) -> bool:
+def until(condition: Callable[[], object], seconds: float = 40) -> bool:
     """Whether the condition came true in time."""
     deadline = time.monotonic() + seconds
     while not condition():
@@ -18,7 +18,7 @@ def until(condition: Callable[[], object], seconds: float = 20) -> bool:
     return True
 
 
-def in_other_thread(call: Callable[[], Any], seconds: float = 20) -> Any:
+def in_other_thread(call: Callable[[], Any], seconds: float = 30) -> Any:
     """What the call returns or raises, made in a thread of its own; it does not hang."""
     outcome: list[Any] = []
 
