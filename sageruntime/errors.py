@@ -119,7 +119,7 @@ def text_of(error: BaseException) -> str:
     try:
         return f"{kind}: {error}"
     except Exception:  # its own __str__ failed
-        return f"{kind}: (its text could not be shown)"
+        return f"{kind}: (text could not be shown)"
 
 
 class RemoteError(RuntimeTaskError):

@@ -36,6 +36,9 @@ class Range:
 Count = Annotated[int, Range(1)]
 """How many of something, at least one."""
 
+CountFromTwo = Annotated[int, Range(2)]
+"""How many of something, at least two."""
+
 CountFromZero = Annotated[int, Range(0)]
 """How many of something, which may be 0."""
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
-from sageruntime.core.options import Count, Options, Seconds, option, options_of
+from sageruntime.core.options import Count, CountFromTwo, Options, Seconds, option, options_of
 from sageruntime.core.policies import ErrorPolicy, RestartPolicy, RetryPolicy
 from sageruntime.errors import InvalidOption
 
@@ -74,10 +74,10 @@ class TaskOptions(Options):
         section="task",
         per_stage=True,
     )
-    max_deliveries: Count = option(
+    max_deliveries: CountFromTwo = option(
         3,
         "How often a packet is given to the operator at most when the process that works on it "
-        "dies each time; then it meets the error policy.",
+        "dies each time; then it meets the error policy. Which packet it is shows the second time.",
         section="task",
         per_stage=True,
     )

@@ -146,10 +146,8 @@ class HostedTask:
 
     def _report_often(self) -> None:
         while not self._ended.wait(self.options.monitoring_interval):
-            self._tell(told.StatusReported(attempt=self.router.attempt, status=self._measured()))
-
-    def _measured(self) -> TaskStatus:
-        return self.get_status().with_metrics(self.measure())
+            status = self._runner.get_full_status()
+            self._tell(told.StatusReported(attempt=self.router.attempt, status=status))
 
     def _change_router(self, command: do.ChangeRouter) -> None:
         try:

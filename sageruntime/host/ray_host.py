@@ -94,6 +94,8 @@ class RayHost:
     def send(self, command: do.Command) -> None:
         """See ``Host``."""
         data = wire.encode_command(command)
+        if self._is_closed.is_set():
+            return
         if self._actor is None:
             self._unsent.append(data)
         else:
@@ -115,10 +117,11 @@ class RayHost:
         The last one out of a queue removes it, which is to be done by this process.
         """
         self._is_closed.set()
-        if self._follower is not None:
+        follower, self._follower = self._follower, None
+        if follower is not None:
             self._loop.call(self.kill)
-            if self._follower is not threading.current_thread():
-                self._follower.join()
+            follower.join()
+            self._loop.call(self._forget)
         self._await_end_of_process()
 
     def get_status(self) -> TaskStatus | None:
@@ -128,6 +131,9 @@ class RayHost:
     def measure(self) -> MetricsSnapshot | None:
         """What was measured last."""
         return None if self.status is None else self.status.metrics
+
+    def _forget(self) -> None:
+        self._actor = None  # to use it after ray.shutdown() would start another Ray
 
     def _adopt(self, actor: Any) -> None:
         self._actor = actor

@@ -32,11 +32,6 @@ class Alignment:
         self.held = 0
         """Packets that are held back."""
 
-    @property
-    def is_over_limit(self) -> bool:
-        """Whether too much is held back."""
-        return self.held > self._limit
-
     def note(self, barrier: Barrier) -> list[Delivery]:
         """A barrier has come; returns what was held back for an older checkpoint, oldest first."""
         if barrier.checkpoint < self._newest:
@@ -53,11 +48,16 @@ class Alignment:
         """Whether a sender's messages have to wait."""
         return sender in self._passed
 
-    def hold(self, delivery: Delivery) -> None:
-        """Keep a message until the barriers of all senders have come."""
+    def hold(self, delivery: Delivery) -> bool:
+        """Keep a message until the barriers of all senders have come; whether there is room."""
         self._held.append(delivery)
+        packets = 0
         if type(delivery.message) is PacketBatch:
-            self.held += len(delivery.message.packets)
+            packets = len(delivery.message.packets)
+        if self.held + packets > self._limit:
+            return False
+        self.held += packets
+        return True
 
     def is_complete(self, ended: set[str]) -> bool:
         """Whether each sender has passed its barrier or ended."""

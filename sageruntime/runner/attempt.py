@@ -18,7 +18,7 @@ from sageruntime.communication.router import (
 from sageruntime.context import TaskContext
 from sageruntime.core.task_options import TaskOptions
 from sageruntime.errors import CheckpointError, TaskCancelled, TaskHalted
-from sageruntime.metrics import MetricsSnapshot, TaskMetrics
+from sageruntime.metrics import TaskMetrics
 from sageruntime.operator import BaseOperator, SinkOperator
 from sageruntime.operator.results import packets_of
 from sageruntime.recovery.checkpoint import LAST_STATE
@@ -100,8 +100,7 @@ class AttemptOwner(Protocol):
     def tell(self, event: type[told.Event], **fields: Any) -> None:
         """Send an event to the driver."""
 
-    def get_status(self) -> TaskStatus: ...
-    def measure(self) -> MetricsSnapshot: ...
+    def get_full_status(self) -> TaskStatus: ...
     def fatal_error(self, packet: Packet, why: str) -> Exception: ...
 
 

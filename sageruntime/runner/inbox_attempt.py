@@ -216,12 +216,10 @@ class InboxAttempt(Attempt):
             self._pass_barrier()
 
     def _hold_back(self, delivery: Delivery) -> None:
-        self._alignment.hold(delivery)
-        self.held = self._alignment.held
-        checkpoint = self._alignment.checkpoint
-        if self._alignment.is_over_limit and checkpoint is not None:
-            self._tell(told.CheckpointDeclined, checkpoint=checkpoint)
+        if not self._alignment.hold(delivery):
+            self._tell(told.CheckpointDeclined, checkpoint=self._alignment.checkpoint)
             self._release_held()
+        self.held = self._alignment.held
 
     def _release_held(self) -> None:
         self._ready.extendleft(reversed(self._alignment.release()))
@@ -316,6 +314,8 @@ class InboxAttempt(Attempt):
         why = self._skip_list.fatal.get(self._skip_list.name_of(packet))
         if why is not None:
             self._errors.handle(packet, self.runner.fatal_error(packet, why))
+            # the process may die over the next one, and what it counted with it
+            self._tell(told.StatusReported, status=self.runner.get_full_status())
         return True
 
     def _take_in_undecodable(self, delivery: Delivery) -> None:
@@ -411,7 +411,7 @@ class InboxAttempt(Attempt):
         names = [self._skip_list.name_of(packet) for packet in packets_in(late)]
         self._tell(
             told.Stuck, packets=names, error=failure, early=self._skip_list.is_pending,
-            status=self.runner.get_status().with_metrics(self.runner.measure()),
+            status=self.runner.get_full_status(),
         )  # fmt: skip
         if failure is not None:
             raise failure

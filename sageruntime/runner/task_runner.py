@@ -265,6 +265,10 @@ class TaskRunner:
             total=None if attempt is None else attempt.total,
         )
 
+    def get_full_status(self) -> TaskStatus:
+        """The task as its runner sees it, with a measurement; any thread may ask."""
+        return self.get_status().with_metrics(self.measure())
+
     def measure(self) -> MetricsSnapshot:
         """What is measured of the task; any thread may ask."""
         return self._meter.measure(
