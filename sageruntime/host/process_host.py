@@ -151,7 +151,7 @@ class ProcessHost:
                 self.status = event.status
             elif isinstance(event, told.Ended):
                 self.status = event.report.status.with_metrics(event.report.metrics)
-            elif isinstance(event, told.Stuck):
+            elif isinstance(event, (told.Stuck, told.PolicyApplied)):
                 self.status = event.status
             self._is_running = True
             self._receive(self, event)

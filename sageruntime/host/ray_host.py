@@ -193,7 +193,7 @@ class RayHost:
             self.status = event.status
         elif isinstance(event, told.Ended):
             self.status = event.report.status.with_metrics(event.report.metrics)
-        elif isinstance(event, told.Stuck):
+        elif isinstance(event, (told.Stuck, told.PolicyApplied)):
             self.status = event.status
         self._receive(self, event)
 

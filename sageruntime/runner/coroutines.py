@@ -140,7 +140,8 @@ class CoroutineInvoker(ConcurrentInvoker):
             raise processing_timeout(packet.id, self._timeout or 0.0)
         if call.cancelled():
             raise OperatorError(
-                f"the coroutine of packet {packet.id} was cancelled: something that it awaited was"
+                f"the coroutine of packet {packet.id} ended with asyncio.CancelledError: it, or "
+                "something that it awaited, was cancelled"
             )
         return list(packets_of(call.result(), self._calls.operator))
 

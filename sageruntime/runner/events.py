@@ -60,6 +60,18 @@ class Attempting(Event, frozen=True):
     packet: PacketName
 
 
+class PolicyApplied(Event, frozen=True):
+    """A packet that a process died over has met the error policy.
+
+    Attributes:
+        packet: its name.
+        status: what was counted until now.
+    """
+
+    packet: PacketName
+    status: TaskStatus
+
+
 class StartFailed(Event, frozen=True):
     """The task cannot be made where it was to run; the host ends."""
 

@@ -311,11 +311,13 @@ class InboxAttempt(Attempt):
         """Whether a packet is left out, because a host hung or died over it before."""
         if not self._skip_list.take_out(packet):
             return False
-        why = self._skip_list.fatal.get(self._skip_list.name_of(packet))
+        name = self._skip_list.name_of(packet)
+        why = self._skip_list.fatal_reason(name)
         if why is not None:
             self._errors.handle(packet, self.runner.fatal_error(packet, why))
-            # the process may die over the next one, and what it counted with it
-            self._tell(told.StatusReported, status=self.runner.get_full_status())
+            self._skip_list.has_met_policy(name)
+            # with what was counted: the process may die over the next one
+            self._tell(told.PolicyApplied, packet=name, status=self.runner.get_full_status())
         return True
 
     def _take_in_undecodable(self, delivery: Delivery) -> None:

@@ -26,8 +26,8 @@ class SkipList:
 
     def __init__(self, by_content: bool) -> None:
         self.by_content = by_content
-        self.fatal: dict[PacketName, str] = {}
-        """Why the process died over a packet, of those that have not met the error policy."""
+        # Why the process died over a packet, of those that have not met the error policy.
+        self._fatal: dict[PacketName, list[str]] = {}
         self._added: Counter[PacketName] = Counter()
         self._pending: Counter[PacketName] = Counter()
         self._skipped: Counter[PacketName] = Counter()
@@ -52,7 +52,18 @@ class SkipList:
         """Leave out one more packet of this name; ``fatal``: it has still to meet the policy."""
         self._added[name] += 1
         if fatal is not None:
-            self.fatal[name] = fatal
+            self._fatal.setdefault(name, []).append(fatal)
+
+    def fatal_reason(self, name: PacketName) -> str | None:
+        """Why the process died over a packet that has still to meet the error policy."""
+        reasons = self._fatal.get(name)
+        return reasons[0] if reasons else None
+
+    def has_met_policy(self, name: PacketName) -> None:
+        """A packet that the process died over has met the error policy."""
+        reasons = self._fatal.get(name)
+        if reasons:
+            reasons.pop(0)
 
     def begin_attempt(self) -> None:
         """All that was added and is in no complete checkpoint comes again."""

@@ -166,6 +166,9 @@ class TaskControl:
             self.fail(event.error)
         elif isinstance(event, told.Attempting):
             self._crashes.attempt(event.packet)
+        elif isinstance(event, told.PolicyApplied):
+            if not isinstance(self.host, ThreadHost):  # which has the same list
+                self._skip_list.has_met_policy(event.packet)
         elif isinstance(event, told.Stuck):
             self._on_stuck(event)
         elif isinstance(event, told.HostLost):

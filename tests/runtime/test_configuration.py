@@ -142,7 +142,7 @@ def test_every_option_is_declared(options: type[Options]) -> None:
     [
         (TaskOptions, {"batch_size": 0}, "batch_size=0 .*an int from 1"),
         (TaskOptions, {"worker_threads": True}, "worker_threads=True .*an int from 1"),
-        (TaskOptions, {"max_deliveries": 1.0}, "max_deliveries=1.0 .*an int from 1"),
+        (TaskOptions, {"max_deliveries": 1.0}, "max_deliveries=1.0 .*an int from 2"),
         (TaskOptions, {"flush_interval": 0}, "flush_interval=0 .*seconds above 0"),
         (TaskOptions, {"flush_interval": "1"}, "flush_interval='1' .*seconds above 0"),
         (TaskOptions, {"processing_timeout": -1}, "=-1 .*seconds above 0 or None"),
@@ -192,7 +192,7 @@ def test_a_stage_has_its_own(write: Any) -> None:
                 retry: {backoff: 20s, then: dead_letter}
                 restart: {max_restarts: 1}
                 processing_timeout: null
-                max_deliveries: 1
+                max_deliveries: 2
               - sink: collect
                 error_policy: null
         """)
@@ -206,7 +206,7 @@ def test_a_stage_has_its_own(write: Any) -> None:
         error_policy=ErrorPolicy.RETRY,
         retry=RetryPolicy(9, 20.0, 60.0, "dead_letter"),
         restart=RestartPolicy(1),
-        max_deliveries=1,
+        max_deliveries=2,
     )
 
 
