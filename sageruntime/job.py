@@ -211,15 +211,16 @@ class Job(Closing):
     def close(self) -> None:
         """Give back everything; a job that has not ended is abandoned."""
         tasks = self._all_tasks()
-        running = [task for task in tasks if not task.state.ended]
-        self._abandoned = self._abandoned or bool(running)
-        for task in running:
-            task.stop(drain=False, timeout=0)
+        self._abandoned = self._abandoned or any(not task.state.ended for task in tasks)
         if self._coordinator is not None:
             self._coordinator.stop()
         deadline = time.monotonic() + _GRACE_SECONDS
-        for task in running:
-            task.join(max(0.0, deadline - time.monotonic()))
+        for stage in self.tasks:  # the senders first: to them an end downstream is an error
+            running = [task for task in stage if not task.state.ended]
+            for task in running:
+                task.stop(drain=False, timeout=0)
+            for task in running:
+                task.join(max(0.0, deadline - time.monotonic()))
         for task in tasks:
             task.cleanup(grace=0)
         self._close_services()

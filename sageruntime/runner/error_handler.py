@@ -12,7 +12,7 @@ from sageruntime.communication.router import Packet
 from sageruntime.context import TaskContext
 from sageruntime.core.policies import ErrorPolicy, RetryPolicy
 from sageruntime.dead_letters.letter import DeadLetter
-from sageruntime.errors import InvalidOption, PacketError, text_of
+from sageruntime.errors import InvalidOption, PacketError, TaskCancelled, text_of
 from sageruntime.metrics import TaskMetrics
 
 OnError = Callable[[TaskContext, Packet | None, Exception], None]
@@ -82,7 +82,11 @@ class ErrorHandler:
 
         Raises:
             PacketError: the policy is ``fail``.
+            TaskCancelled: the task is to leave off.
         """
+        if self._is_interrupted():
+            # it comes again, or the task is being ended: then this is a consequence, most likely
+            raise TaskCancelled(f"{self._ctx.name} leaves off") from error
         kind, text = type(error).__name__, text_of(error)
         self._metrics.errors += 1
         self._seen[kind] += 1

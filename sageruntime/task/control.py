@@ -26,6 +26,9 @@ from sageruntime.task.coordinator import Supervisor
 from sageruntime.task.crash_record import CrashRecord
 from sageruntime.task.lifecycle import Lifecycle
 
+# Hosts in a row that are replaced because their operator hung on the first packet it got.
+_MOST_REPLACED = 10
+
 
 class TaskControl:
     """Sends a task's commands, takes its events, and decides what follows a failure.
@@ -84,6 +87,7 @@ class TaskControl:
         self._crashes = CrashRecord(spec.skip_list, spec.options.max_deliveries)
         self._stuck: told.Stuck | None = None
         self._skipped: dict[int, dict[PacketName, int]] = {}
+        self._replaced = 0
 
     def begin(self) -> Host:
         if not self.lifecycle.advance(TaskState.STARTING):
@@ -272,7 +276,12 @@ class TaskControl:
         known = any(name in self._skip_list for name in stuck.packets)
         for name in stuck.packets:
             self._skip_list.add(name)
-        if stuck.early or (known and not self._skip_list.by_content):
+        self._replaced = 0 if stuck.status.processed else self._replaced + 1
+        if (
+            stuck.early
+            or (known and not self._skip_list.by_content)
+            or self._replaced > _MOST_REPLACED
+        ):
             self._on_failed(error)  # it may be one that was dealt with: not for ever
         elif self.supervisor is not None:
             self._on_failed(

@@ -209,25 +209,11 @@ def check_that_closing_is_quiet(
 # Packets that an operator hangs on, when they pickle differently each time.
 
 
-class Shifty:
-    """Pickles differently in each process."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def __getstate__(self) -> Any:
-        return {"name": self.name, "pickled by": os.getpid()}
-
-
 class Unordered:
     """A set of such objects has an order of its own in each process."""
 
     def __init__(self, name: str) -> None:
         self.name = name
-
-
-def shifty(hang: str) -> Any:
-    return Shifty(hang)
 
 
 def unordered(hang: str) -> Any:
@@ -246,7 +232,7 @@ def hangs(item: Any) -> Any:
 
 
 @CHECKPOINTS
-@pytest.mark.parametrize("make", [shifty, unordered, words])
+@pytest.mark.parametrize("make", [unordered, words])
 def test_a_packet_it_hung_on_is_known_again(
     far_host: Any, make: Any, checkpoints: bool, tmp_path: Path
 ) -> None:

@@ -133,19 +133,21 @@ def test_after_such_a_command_the_host_does_not_outlive_its_parent(tmp_path: Pat
     script.write_text(textwrap.dedent(ORPHAN).format(folder=str(Path(__file__).parent)))
     parent = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
-    with parent, suppress(psutil.NoSuchProcess):  # it has failed, and gone, at once
-        host = psutil.Process(int(parent.stdout.readline()))
-        try:
+    pid = int(parent.stdout.readline())
+    try:
+        with suppress(psutil.NoSuchProcess):  # it has failed, and gone, at once
             # when it does no more than wait, it has come to the last command, too
-            assert until(lambda: host.status() == psutil.STATUS_SLEEPING)
+            assert until(lambda: psutil.Process(pid).status() == psutil.STATUS_SLEEPING)
             parent.kill()
-            host.wait(20)
-        finally:
-            parent.kill()
-            with suppress(psutil.NoSuchProcess):
-                host.kill()
-            assert until(lambda: not host.is_running())
-            prune_queues("orphan")
+            psutil.Process(pid).wait(20)
+    finally:
+        parent.kill()
+        parent.wait()
+        parent.stdout.close()
+        with suppress(psutil.NoSuchProcess):
+            psutil.Process(pid).kill()
+        assert until(lambda: not psutil.pid_exists(pid))
+        prune_queues("orphan")
 
 
 # Children that an operator has forked.
@@ -181,6 +183,8 @@ def folder(tmp_path: Path) -> Iterator[Path]:
     yield tmp_path
     for child in children(tmp_path):
         os.kill(child, signal.SIGKILL)
+        assert until(lambda child=child: not psutil.pid_exists(child))
+    prune_queues("forking")  # a child of an operator takes part in its queues
 
 
 def forking(folder: Path, deaths: int, restarts: int) -> Pipeline:
