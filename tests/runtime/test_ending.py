@@ -282,7 +282,7 @@ def test_a_lone_task_that_hangs_on_everything_is_not_replaced_for_ever(tidy: Any
             error_policy="skip", restart=RestartPolicy(max_restarts=2),
         )
     )  # fmt: skip
-    for number in range(1000):
+    for number in range(200):
         task.put_packet(Packet(number))
     task.start_running()
     assert in_other_thread(lambda: task.join(60), 70), task.get_status()

@@ -226,7 +226,7 @@ def test_a_host_is_replaced_though_a_child_of_its_operator_lives(folder: Path) -
 
 def test_a_host_with_such_a_child_does_not_outlive_its_job(folder: Path) -> None:
     task = ProcessTask(TaskContext("forking"), OperatorFactory(MapOperator, Forks(folder, 0)))
-    sink = create_queue(scope="machine")
+    sink = create_queue(name="forking-sink", scope="machine")
     task.router.add_connection(Connection("down", sink))
     running(task)
     assert task.pid is not None
