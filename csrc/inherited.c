@@ -85,10 +85,11 @@ static void unmap_in_child(const sq_inherited_page *page) {
 
 static void unmap_pages_in_child(void) {
     for (sq_inherited_page *page = pages; page != NULL; page = page->next) {
-        unmap_in_child(page);
-        page->address = NULL; /* its owner frees it */
+        if (page->address != NULL) {
+            unmap_in_child(page);
+            page->address = NULL;
+        }
     }
-    pages = NULL;
 }
 
 /* ---- descriptors ---- */
@@ -193,19 +194,16 @@ sq_inherited_page *sq_inherited_add_page(void *address, int fd) {
 
 void sq_inherited_unmap_page(sq_inherited_page *page) {
     lock();
-    bool mapped = page->address != NULL;
-    if (mapped) {
-        if (page->next != NULL) {
-            page->next->previous = page->previous;
-        }
-        if (page->previous != NULL) {
-            page->previous->next = page->next;
-        } else {
-            pages = page->next;
-        }
+    if (page->next != NULL) {
+        page->next->previous = page->previous;
+    }
+    if (page->previous != NULL) {
+        page->previous->next = page->next;
+    } else {
+        pages = page->next;
     }
     unlock();
-    if (mapped) {
+    if (page->address != NULL) {
         munmap(page->address, SQ_PAGE);
     }
     free(page);

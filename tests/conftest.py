@@ -19,8 +19,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long", action="store_true", help="run the long form of stress tests")
 
 
-# Ray would kill a test's workers when other programs fill the memory.
+# Ray would kill a test's workers when other programs fill the memory, and has them yield to other
+# programs (nice 15): beside busy ones they get hardly any time.
 os.environ["RAY_memory_monitor_refresh_ms"] = "0"  # noqa: SIM112 - its name
+os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112
 
 
 def pytest_configure() -> None:
