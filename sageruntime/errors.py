@@ -113,7 +113,7 @@ def processing_timeout(packet_id: int, seconds: float) -> ProcessingTimeout:
     )
 
 
-def text_of(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """An error's type and text; some cannot be shown."""
     kind = type(error).__name__
     try:

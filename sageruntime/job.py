@@ -19,8 +19,8 @@ from sageruntime.core.task_options import OPTION_NAMES
 from sageruntime.dead_letters.collector import DeadLetterCollector
 from sageruntime.doctor import can_share_memory, require
 from sageruntime.errors import JobFailed, PacketError
-from sageruntime.factory.task_factory import TaskType, codec_of, create_task, scope_of
-from sageruntime.job_result import JobResult, StageSummary, progress_of, summary_of
+from sageruntime.factory.task_factory import TaskType, choose_codec, choose_scope, create_task
+from sageruntime.job_result import JobResult, StageSummary, summarize_progress, summarize_stage
 from sageruntime.metrics import JobMetrics, StageMetrics
 from sageruntime.observation import Observation, Observer
 from sageruntime.recovery import CheckpointOptions, RestartPolicy
@@ -156,7 +156,7 @@ class Job(Closing):
 
     def progress(self) -> list[StageSummary]:
         """What each stage has done so far, without latencies."""
-        return [progress_of(stage, tasks) for stage, tasks in zip(self.stages, self.tasks)]
+        return [summarize_progress(stage, tasks) for stage, tasks in zip(self.stages, self.tasks)]
 
     @property
     def prometheus_port(self) -> int | None:
@@ -200,7 +200,7 @@ class Job(Closing):
             name=self.name,
             seconds=self._ended_at - self._started_at,
             stages=[
-                summary_of(stage, tasks, measured.latency)
+                summarize_stage(stage, tasks, measured.latency)
                 for stage, tasks, measured in zip(self.stages, self.tasks, metrics.stages)
             ],
             sink_results=[task.get_report().result for task in self.tasks[-1]],
@@ -247,7 +247,7 @@ class Job(Closing):
 
     def _start_service(self, recipe: ServiceRecipe) -> None:
         options = {**self._ray_options} if recipe.host == "ray" else {}
-        scope = self._scope_of(*(s.on for s in self.stages), *(r.on for r in self._recipes))
+        scope = self._choose_scope(*(s.on for s in self.stages), *(r.on for r in self._recipes))
         service = ServiceTask(
             recipe.name,
             recipe.service,
@@ -299,16 +299,16 @@ class Job(Closing):
             ctx,
             stage.operator_factory,
             coordinated=self._checkpoint is not None,
-            queue_scope=self._scope_of(*types),
-            queue_codec=codec_of(*types),
+            queue_scope=self._choose_scope(*types),
+            queue_codec=choose_codec(*types),
             plugins=self._plugins,
             **options,
         )
         task.watch(self._notice)
         return task
 
-    def _scope_of(self, *types: TaskType) -> Scope:
-        return scope_of(*types, ray=self._ray_reach)
+    def _choose_scope(self, *types: TaskType) -> Scope:
+        return choose_scope(*types, ray=self._ray_reach)
 
     def _collect_dead_letters(self) -> DeadLetterCollector:
         store = None
@@ -319,8 +319,8 @@ class Job(Closing):
         types = [stage.on for stage in self.stages]
         queue = create_queue(
             name=f"{self._prefix}-dead-letters",
-            scope=self._scope_of(*types),
-            codec=codec_of(*types),
+            scope=self._choose_scope(*types),
+            codec=choose_codec(*types),
         )
         return DeadLetterCollector(queue, self.name, store)
 

@@ -19,7 +19,7 @@ from sageruntime.pipeline import Pipeline
 from sageruntime.plugins.plugin_factory import find_plugin
 
 
-def pipeline_of(job: JobConfig, folder: Path) -> Pipeline:
+def build_pipeline(job: JobConfig, folder: Path) -> Pipeline:
     """The pipeline a job file describes; ``folder`` is where its own modules are.
 
     Raises:

@@ -88,7 +88,7 @@ class JobResult:
         return self.sink_results[0]
 
 
-def progress_of(stage: Stage, tasks: Sequence[BaseTask]) -> StageSummary:
+def summarize_progress(stage: Stage, tasks: Sequence[BaseTask]) -> StageSummary:
     """What the tasks of a stage have done so far."""
     statuses = [task.get_status() for task in tasks]
     totals = [status.total for status in statuses if status.total is not None]
@@ -103,6 +103,8 @@ def progress_of(stage: Stage, tasks: Sequence[BaseTask]) -> StageSummary:
     )
 
 
-def summary_of(stage: Stage, tasks: Sequence[BaseTask], latency: LatencySummary) -> StageSummary:
+def summarize_stage(
+    stage: Stage, tasks: Sequence[BaseTask], latency: LatencySummary
+) -> StageSummary:
     """What the tasks of a stage, which have ended, did."""
-    return replace(progress_of(stage, tasks), p50=latency.p50, p99=latency.p99)
+    return replace(summarize_progress(stage, tasks), p50=latency.p50, p99=latency.p99)

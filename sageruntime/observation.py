@@ -112,7 +112,7 @@ class Observer:
         for task in tasks:
             profile = task.get_report().profile if task.state.ended else None
             if profile is None and self._spy is not None:
-                profile = self._spy.profile_of(task.name)
+                profile = self._spy.get_profile(task.name)
             if profile is not None:
                 seen[task.ctx.stage].append(profile)
         return {stage: StackProfile.merged(profiles) for stage, profiles in seen.items()}

@@ -84,14 +84,14 @@ def replay(
         letters = [letter for letter in letters if letter.replayable]
     entries: dict[int, list[StoredLetter]] = {}
     for letter in letters:
-        entries.setdefault(_entry_of(letter, pipeline), []).append(letter)
+        entries.setdefault(_find_entry(letter, pipeline), []).append(letter)
     outcome = Replay()
     for position in sorted(entries):
         _send(pipeline, position, entries[position], store, on, outcome)
     return outcome
 
 
-def _entry_of(letter: StoredLetter, pipeline: Pipeline) -> int:
+def _find_entry(letter: StoredLetter, pipeline: Pipeline) -> int:
     """Where in the pipeline the packet belongs."""
     names = [stage.name for stage in pipeline.stages]
     if letter.stage not in names:
@@ -110,7 +110,7 @@ def _send(
     on: TaskType | None,
     outcome: Replay,
 ) -> None:
-    rest = _rest_of(pipeline, position, [store.packet(letter) for letter in letters], on)
+    rest = _build_rest(pipeline, position, [store.packet(letter) for letter in letters], on)
     result = rest.run()
     entry = rest.stages[2].name
     sent: dict[int | None, list[StoredLetter]] = {}
@@ -142,7 +142,7 @@ def _is_again(old: StoredLetter, new: DeadLetter) -> bool:
     return new.stage == _SEND or (old.stage, old.is_result) == (new.stage, new.is_result)
 
 
-def _rest_of(
+def _build_rest(
     pipeline: Pipeline, position: int, packets: list[Packet], on: TaskType | None
 ) -> Pipeline:
     """The pipeline from a stage on, with the packets to send for a source."""

@@ -55,7 +55,7 @@ def from_environment() -> dict[str, Any]:
     return _Source(_EnvironmentSettings)()
 
 
-def variables_of(location: tuple[int | str, ...]) -> list[str]:
+def list_variables(location: tuple[int | str, ...]) -> list[str]:
     """The variable that gives the value at ``location``, or those that give parts of it."""
     names = {name.upper(): name for name in os.environ}
     for length in range(len(location), 0, -1):

@@ -97,7 +97,7 @@ class Options:
             cls.__doc__ = "\n".join([f"{(cls.__doc__ or '').rstrip()}\n\n    Options:", *declared])
 
     def __post_init__(self) -> None:
-        for declared in options_of(type(self)):
+        for declared in list_options(type(self)):
             value = getattr(self, declared.name)
             if not _fits(value, declared.type):
                 raise InvalidOption(
@@ -106,7 +106,7 @@ class Options:
                 )
 
 
-def options_of(options: type[Options]) -> tuple[Option, ...]:
+def list_options(options: type[Options]) -> tuple[Option, ...]:
     """The options of a class, in the order in which they are declared."""
     types = get_type_hints(options, include_extras=True)
     return tuple(

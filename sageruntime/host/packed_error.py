@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import cloudpickle
 
-from sageruntime.errors import RemoteError, text_of
+from sageruntime.errors import RemoteError, describe_error
 
 
 class RemoteTraceback(Exception):
@@ -34,7 +34,9 @@ class PackedError:
             chain.append(link)
             link = link.__cause__
         return cls(
-            [_dumps(link) for link in chain], [text_of(link) for link in chain], _trace_of(error)
+            [_dumps(link) for link in chain],
+            [describe_error(link) for link in chain],
+            _trace_of(error),
         )
 
     def unpack(self) -> BaseException:

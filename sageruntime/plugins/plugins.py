@@ -11,7 +11,7 @@ import pluggy
 
 from sageruntime.communication.router import Packet
 from sageruntime.errors import PluginError
-from sageruntime.operator.results import Results, packets_of
+from sageruntime.operator.results import Results, iterate_results
 from sageruntime.plugins.hooks import TaskHooks
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class Plugins:
         # pluggy calls first what was registered last
         for name, plugin in reversed(list(plugins)):
             self._register(name, plugin() if isinstance(plugin, type) else plugin)
-        self._monitors = {hook: self._callers_of(hook) for hook in _MONITORING}
+        self._monitors = {hook: self._find_callers(hook) for hook in _MONITORING}
 
     def implement(self, hook: str) -> bool:
         """Whether any of them implements a hook."""
@@ -61,14 +61,14 @@ class Plugins:
             packets, given = self._before([packet], operator)
             results: list[Packet] = []
             for one in packets:
-                results += packets_of(await process(one), operator)
+                results += iterate_results(await process(one), operator)
             return self.after(given, results, operator) if packets else []
 
         def plugged(packet: Packet) -> list[Packet]:
             packets, given = self._before([packet], operator)
             results: list[Packet] = []
             for one in packets:
-                results += packets_of(process(one), operator)
+                results += iterate_results(process(one), operator)
             return self.after(given, results, operator) if packets else []
 
         return plugged_later if inspect.iscoroutinefunction(operator.process) else plugged
@@ -84,7 +84,9 @@ class Plugins:
             packets, given = self._before(batch, operator)
             if not packets:
                 return []
-            return self.after(given, list(packets_of(process_batch(packets), operator)), operator)
+            return self.after(
+                given, list(iterate_results(process_batch(packets), operator)), operator
+            )
 
         return plugged
 
@@ -138,7 +140,7 @@ class Plugins:
                 f"{', '.join(_HOOKS)}"
             )
 
-    def _callers_of(self, hook: str) -> dict[str, pluggy.HookCaller]:
+    def _find_callers(self, hook: str) -> dict[str, pluggy.HookCaller]:
         """For each plugin that implements a hook, what calls only that plugin."""
         plugins = self._manager.list_name_plugin()
         callers = {}

@@ -66,7 +66,7 @@ class Spy:
         self._started_at = time.monotonic()
         self._profiles: dict[str, StackProfile] | None = None
 
-    def profile_of(self, task: str) -> StackProfile:
+    def get_profile(self, task: str) -> StackProfile:
         """What was seen of the threads that worked for a task; the first call ends the sampling."""
         if self._profiles is None:
             self._profiles = self._stop()

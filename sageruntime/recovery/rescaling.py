@@ -28,7 +28,7 @@ def states_for(job: str, checkpoint: Checkpoint, tasks: Collection[str]) -> dict
     Raises:
         CheckpointError: the checkpoint is of a job with other stages.
     """
-    kept, wanted = _stages_of(checkpoint.states), _stages_of(tasks)
+    kept, wanted = _group_by_stage(checkpoint.states), _group_by_stage(tasks)
     if kept.keys() != wanted.keys():
         raise CheckpointError(
             f"checkpoint {checkpoint.number} of job {job} does not fit: it has the stages "
@@ -45,7 +45,7 @@ def states_for(job: str, checkpoint: Checkpoint, tasks: Collection[str]) -> dict
     return states
 
 
-def _stages_of(tasks: Collection[str]) -> dict[str, list[str]]:
+def _group_by_stage(tasks: Collection[str]) -> dict[str, list[str]]:
     """The tasks of each stage, in order of index."""
     stages: dict[str, list[str]] = {}
     for key in sorted(tasks, key=lambda key: int(key.rpartition("/")[2])):

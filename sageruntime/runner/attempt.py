@@ -20,7 +20,7 @@ from sageruntime.core.task_options import TaskOptions
 from sageruntime.errors import CheckpointError, TaskCancelled, TaskHalted
 from sageruntime.metrics import MetricsSnapshot, TaskMetrics
 from sageruntime.operator import BaseOperator, SinkOperator
-from sageruntime.operator.results import packets_of
+from sageruntime.operator.results import iterate_results
 from sageruntime.recovery.checkpoint import LAST_STATE
 from sageruntime.recovery.rescaling import FormerStates
 from sageruntime.runner import commands as do
@@ -150,7 +150,7 @@ class Attempt(ABC):
             if not is_final:
                 self._process_input()
                 self._tell(told.Draining)
-                self._send_all(packets_of(self._call(operator.finish), operator))
+                self._send_all(iterate_results(self._call(operator.finish), operator))
                 self._router.flush()
             self._take_mails(0.0)
             if isinstance(operator, SinkOperator):

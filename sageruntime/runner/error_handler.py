@@ -12,7 +12,7 @@ from sageruntime.communication.router import Packet
 from sageruntime.context import TaskContext
 from sageruntime.core.policies import ErrorPolicy, RetryPolicy
 from sageruntime.dead_letters.letter import DeadLetter
-from sageruntime.errors import InvalidOption, PacketError, text_of
+from sageruntime.errors import InvalidOption, PacketError, describe_error
 from sageruntime.metrics import TaskMetrics
 
 OnError = Callable[[TaskContext, Packet | None, Exception], None]
@@ -83,7 +83,7 @@ class ErrorHandler:
         Raises:
             PacketError: the policy is ``fail``.
         """
-        kind, text = type(error).__name__, text_of(error)
+        kind, text = type(error).__name__, describe_error(error)
         self._metrics.errors += 1
         self._seen[kind] += 1
         if self._on_error is not None:

@@ -36,7 +36,7 @@ MakeService = Callable[[], Service]
 """A service class, or anything else that makes a service when it is called."""
 
 
-def methods_of(service: type[Service]) -> frozenset[str]:
+def find_methods(service: type[Service]) -> frozenset[str]:
     """The names of the methods that can be called.
 
     Raises:

@@ -17,7 +17,7 @@ from sageruntime.service.caller import Caller
 from sageruntime.service.callers import Callers
 from sageruntime.service.messages import NOTHING, PickledValue, Reply, Request, pack, pack_error
 from sageruntime.service.request_reader import PendingRequest, open_request_reader
-from sageruntime.service.service import MakeService, Service, methods_of
+from sageruntime.service.service import MakeService, Service, find_methods
 
 # How long one wait for a request lasts. The task that reads this source is paused, stopped and
 # asked for checkpoints between two yields only, so that an idle service has to yield that often.
@@ -64,7 +64,7 @@ class ServiceOperator(SourceOperator):
         service.ctx = self.ctx
         self._callers = Callers(self.ctx.logger)
         self._read_request = open_request_reader(self.task.input_buffer, self.ctx.name)
-        self._methods = {name: getattr(service, name) for name in methods_of(type(service))}
+        self._methods = {name: getattr(service, name) for name in find_methods(type(service))}
         if any(map(inspect.iscoroutinefunction, self._methods.values())):
             self._coroutines = _Coroutines(self._concurrency, f"{self.ctx.name}-coroutines")
         self._service = service

@@ -11,7 +11,7 @@ from sagequeue.protocol import Queue
 from sageruntime.context import Services, TaskContext
 from sageruntime.core.scope import Scope
 from sageruntime.core.state import TaskState
-from sageruntime.factory.task_factory import TaskType, create_task, scope_of
+from sageruntime.factory.task_factory import TaskType, choose_scope, create_task
 from sageruntime.metrics import MetricsSnapshot
 from sageruntime.operator.operator_factory import OperatorFactory
 from sageruntime.runner.status import TaskStatus
@@ -19,7 +19,7 @@ from sageruntime.service.caller import MOST_UNSENT
 from sageruntime.service.client import ServiceClient
 from sageruntime.service.liveness_token import MAX_PARTICIPANTS, LivenessToken
 from sageruntime.service.options import OPTION_NAMES, service_options
-from sageruntime.service.service import MakeService, class_made_by, methods_of
+from sageruntime.service.service import MakeService, class_made_by, find_methods
 from sageruntime.service.service_operator import ServiceOperator
 from sageruntime.task.base_task import BaseTask
 
@@ -81,8 +81,8 @@ class ServiceTask:
         of_tasks = {name: value for name, value in options.items() if name not in OPTION_NAMES}
         made = class_made_by(service)
         self.name = name
-        self._methods = None if made is None else methods_of(made)
-        self._scope: Scope = scope or scope_of(on)
+        self._methods = None if made is None else find_methods(made)
+        self._scope: Scope = scope or choose_scope(on)
         # Leases, of which a queue has as many as slots: of the requests that are being answered,
         # and of those whose replies wait for callers that take none.
         in_hand = own.instances * (own.worker_threads + own.max_concurrency)

@@ -22,7 +22,7 @@ from sageruntime.dead_letters.letter import DeadLetter
 from sageruntime.errors import (
     TaskStartError,
     TaskStateError,
-    text_of,
+    describe_error,
 )
 from sageruntime.host.driver_loop import driver_loop
 from sageruntime.host.host import Host
@@ -367,7 +367,7 @@ class BaseTask:
             paused=control.is_paused,
             restarts=control.restarts,
             attempt=control.attempt,
-            error=None if control.error is None else text_of(control.error),
+            error=None if control.error is None else describe_error(control.error),
             metrics=None,
         )
 

@@ -23,7 +23,7 @@ from typing import Any, Protocol, TypeVar
 
 from sageruntime.core.policies import RestartPolicy
 from sageruntime.core.state import TaskState
-from sageruntime.errors import CheckpointError, HostReplaced, text_of
+from sageruntime.errors import CheckpointError, HostReplaced, describe_error
 from sageruntime.host.driver_loop import driver_loop
 from sageruntime.recovery.checkpoint import LAST_STATE, Checkpoint, CheckpointOptions
 from sageruntime.recovery.rescaling import states_for
@@ -362,7 +362,7 @@ class Coordinator:
         failed.count_restart()
         self._logger.warning(
             "job %s goes back to a checkpoint in %.1f s because %s failed: %s",
-            self._job, delay, failed.name, text_of(error), exc_info=error,
+            self._job, delay, failed.name, describe_error(error), exc_info=error,
         )  # fmt: skip
         self._drop_pending()
         self._rollback = _Rollback(
