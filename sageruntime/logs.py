@@ -80,7 +80,6 @@ class RecordSender(logging.Handler):
         self.addFilter(TaskFilter())
 
     def emit(self, record: logging.LogRecord) -> None:
-        """See ``logging.Handler``."""
         try:
             self._send(portable(record))
         except (BrokenPipeError, ConnectionResetError):

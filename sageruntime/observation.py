@@ -41,7 +41,7 @@ class ObserveOptions(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Observation:
-    """The same, complete: see :class:`ObserveOptions`."""
+    """:class:`ObserveOptions` with the defaults filled in."""
 
     prometheus_port: int | None = None
     prometheus_address: str = "127.0.0.1"
@@ -80,7 +80,7 @@ class Observer:
         return None if self._exporter is None else self._exporter.port
 
     def add_listener(self, listener: Callable[[JobMetrics], object]) -> None:
-        """See :meth:`Monitor.add_listener`."""
+        """Call ``listener(metrics)`` at every interval, and a last time at the end."""
         self._monitor.add_listener(listener)
 
     def start(self, hosts: Container[str]) -> None:

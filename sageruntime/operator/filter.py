@@ -17,5 +17,4 @@ class FilterOperator(BaseOperator):
         self.function = function
 
     def process(self, packet: Packet) -> Results:
-        """See :class:`BaseOperator`."""
         return packet if self.function(packet.payload) else None

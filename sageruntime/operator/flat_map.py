@@ -17,6 +17,5 @@ class FlatMapOperator(BaseOperator):
         self.function = function
 
     def process(self, packet: Packet) -> Results:
-        """See :class:`BaseOperator`."""
         key, timestamp = packet.key, packet.timestamp
         return [Packet(item, 0, key, timestamp) for item in self.function(packet.payload)]

@@ -21,6 +21,5 @@ class KeyByOperator(BaseOperator):
         self.function = function
 
     def process(self, packet: Packet) -> Results:
-        """See :class:`BaseOperator`."""
         packet.key = self.function(packet.payload)
         return packet

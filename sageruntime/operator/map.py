@@ -17,6 +17,5 @@ class MapOperator(BaseOperator):
         self.function = function
 
     def process(self, packet: Packet) -> Results:
-        """See :class:`BaseOperator`."""
         packet.payload = self.function(packet.payload)
         return packet

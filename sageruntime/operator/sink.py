@@ -25,7 +25,6 @@ class FunctionSink(SinkOperator):
         self.function = function
 
     def process(self, packet: Packet) -> Results:
-        """See :class:`SinkOperator`."""
         self.function(packet.payload)
         return None
 
@@ -37,7 +36,6 @@ class CollectSink(SinkOperator):
         self.payloads: list[Any] = []
 
     def process(self, packet: Packet) -> Results:
-        """See :class:`SinkOperator`."""
         self.payloads.append(packet.payload)
         return None
 

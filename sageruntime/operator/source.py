@@ -66,7 +66,6 @@ class IterableSource(SourceOperator):
         self._former: list[list[int]] = []
 
     def read(self) -> Iterator[Any]:
-        """See :class:`SourceOperator`."""
         items = self.origin() if callable(self.origin) else self.origin
         every = self.ctx.parallelism
         former = self._former

@@ -49,7 +49,6 @@ class SqliteSink(SinkOperator, BatchOperator):
         self._written = 0
 
     def open(self) -> None:
-        """See :class:`BaseOperator`."""
         self._database = sqlite3.connect(self.path, timeout=60, check_same_thread=False)
         self._database.execute("PRAGMA journal_mode=WAL")
         self._database.executescript(f"{self.schema};{_MARKS}")
@@ -57,7 +56,6 @@ class SqliteSink(SinkOperator, BatchOperator):
         self._run = f"{ctx.job}/{ctx.stage}/{ctx.index}/{secrets.token_hex(8)}"
 
     def process_batch(self, packets: list[Packet]) -> Results:
-        """See :class:`BatchOperator`."""
         rows = [packet.payload for packet in packets]
         if self.task.coordinated:
             self._rows += rows
@@ -100,7 +98,6 @@ class SqliteSink(SinkOperator, BatchOperator):
         return self._run, 0, written, []
 
     def checkpoint_completed(self) -> None:
-        """See :class:`BaseOperator`."""
         if self._pending:
             self._commit(self._pending)
             self._pending = []
@@ -110,7 +107,6 @@ class SqliteSink(SinkOperator, BatchOperator):
         return self._written + len(self._rows) + sum(len(rows) for _, rows in self._pending)
 
     def close(self) -> None:
-        """See :class:`BaseOperator`."""
         self._database.close()
 
     def _commit(self, transactions: list[Transaction]) -> None:

@@ -149,7 +149,7 @@ class Coordinator:
             task.supervisor = self
             task.watch(self._on_transition)
             if latest is not None:
-                task.begin_with(states[key], latest.over)
+                task.begin_with(states[key], latest.is_final)
 
     def start(self) -> None:
         """Begin to take checkpoints."""
@@ -415,7 +415,7 @@ class Coordinator:
         except CheckpointError as error:
             self._fail_all(error)
             return
-        is_final = latest is not None and latest.over
+        is_final = latest is not None and latest.is_final
         # The receivers first: they are there when the first packets come.
         for key in reversed(self._tasks):
             self._tasks[key].restore(self._attempt, states.get(key), is_final)
