@@ -1,4 +1,4 @@
-"""What a task and its operator know about their place in the job."""
+"""TaskContext: the identity of a task instance, and the services it can call."""
 
 from __future__ import annotations
 

@@ -117,7 +117,7 @@ class Job(Closing):
             if "process" in hosts or self._ray_reach == "machine":
                 from sagequeue import prune_queues  # needs the extension, as such hosts do
 
-                # what a run of this job left that was killed with all its processes
+                # left by a run of this job that was killed with all its processes
                 prune_queues(f"{self.name}-")
             if any(stage.options.writes_dead_letters for stage in self.stages):
                 self._dead_letters = self._collect_dead_letters()
@@ -147,7 +147,7 @@ class Job(Closing):
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until every task has ended or one has failed; return whether that is so."""
         with self._changed:
-            return self._changed.wait_for(self._is_over, timeout)
+            return self._changed.wait_for(self._has_ended, timeout)
 
     def stop(self) -> None:
         """End the sources; the job ends when what they have read is worked off."""
@@ -232,14 +232,14 @@ class Job(Closing):
             disconnect()
             self._started_ray = False
         if self._coordinator is not None:
-            # the last: one that is killed before goes on to its end, and is not run anew
+            # last: if it is killed before this, a new start only finishes the job
             failed = any(task.state is TaskState.FAILED for task in tasks)
             self._coordinator.close(forget=not (failed or self._abandoned))
 
     def _all_tasks(self) -> list[BaseTask]:
         return [task for tasks in self.tasks for task in tasks]
 
-    def _is_over(self) -> bool:
+    def _has_ended(self) -> bool:
         states = [task.state for task in self._all_tasks()]
         if any(service.state is TaskState.FAILED for service in self.services.values()):
             return True
@@ -263,7 +263,7 @@ class Job(Closing):
         self.services[recipe.name] = service
         self._clients[recipe.name] = service.client()
         for task in service.tasks:
-            task.watch(self._notice)
+            task.watch(self._on_state_change)
         service.start_running()
 
     def _close_services(self) -> None:
@@ -304,7 +304,7 @@ class Job(Closing):
             plugins=self._plugins,
             **options,
         )
-        task.watch(self._notice)
+        task.watch(self._on_state_change)
         return task
 
     def _choose_scope(self, *types: TaskType) -> Scope:
@@ -332,7 +332,7 @@ class Job(Closing):
         sources = [f"{task.ctx.stage}/{task.ctx.index}" for task in self.tasks[0]]
         self._coordinator.adopt(keyed, sources)
 
-    def _notice(self, state: TaskState) -> None:
+    def _on_state_change(self, state: TaskState) -> None:
         with self._changed:
             self._changed.notify_all()
 

@@ -83,7 +83,7 @@ class RecordSender(logging.Handler):
         try:
             self._send(portable(record))
         except (BrokenPipeError, ConnectionResetError):
-            return  # nobody is there any more
+            return  # the other process has ended
         except Exception:
             self.handleError(record)
 

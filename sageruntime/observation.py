@@ -1,4 +1,4 @@
-"""How a job is watched while it runs: listeners, Prometheus, profiles, traces."""
+"""Observer: listeners, Prometheus, profiles and traces of a job."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class Observer:
         """
         observation = self._observation
         if observation.profile is not None:
-            self._folder = _made(Path(observation.profile))
+            self._folder = _make_folder(Path(observation.profile))
             self._spy = Spy() if "thread" in hosts else None
         if observation.prometheus_port is not None:
             self._exporter = self._export(observation.prometheus_port)
@@ -133,7 +133,7 @@ class Observer:
         return exporter
 
 
-def _made(folder: Path) -> Path:
+def _make_folder(folder: Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

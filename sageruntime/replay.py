@@ -28,12 +28,12 @@ _SEND = "sent-again"
 
 @dataclass
 class Replay:
-    """What became of letters that were sent again.
+    """The outcome of a replay.
 
     Attributes:
-        gone: ids of those whose packets went through the stage that had given them up; they are
-            no longer in the store.
-        again: ids of those that failed there again, and stay.
+        gone: ids of letters whose packets passed the stage that had given them up; they are no
+            longer in the store.
+        again: ids of letters whose packets failed there again; they stay in the store.
         new: how many packets made from them were given up further on, and are in the store now.
         results: of the jobs that did it, one for each stage that letters entered.
     """
@@ -129,7 +129,7 @@ def _send(
         if not same:
             new.append(given_up)
     gone = [letter.id for letter in letters if letter.id not in again]
-    store.settle(pipeline.name, gone, again, new)
+    store.record_replay(pipeline.name, gone, again, new)
     outcome.gone += gone
     outcome.again += again
     outcome.new += len(new)
@@ -138,7 +138,7 @@ def _send(
 
 def _is_again(old: StoredLetter, new: DeadLetter) -> bool:
     """Whether a packet was given up where it had been before, and not further on."""
-    # results that had no way out of their stage are sent from another now
+    # a result that could not be sent on is sent by the stage _SEND now, so its stage differs
     return new.stage == _SEND or (old.stage, old.is_result) == (new.stage, new.is_result)
 
 
@@ -154,13 +154,13 @@ def _build_rest(
     rest.stages = [
         Stage(_READ, OperatorFactory(IterableSource, packets), 1, "thread", options),
         Stage(_SEND, OperatorFactory(_SendAgain), 1, "thread", options),
-        replace(stages[0], options=_giving_up(stages[0].options)),
+        replace(stages[0], options=_keep_failures(stages[0].options)),
         *stages[1:],
     ]
     return rest
 
 
-def _giving_up(options: TaskOptions) -> TaskOptions:
+def _keep_failures(options: TaskOptions) -> TaskOptions:
     """The same, with a letter for each packet that fails: then it is known which went through."""
     if options.error_policy is ErrorPolicy.RETRY:
         return replace(options, retry=replace(options.retry, then="dead_letter"))

@@ -21,7 +21,7 @@ class Stage:
         parallelism: how many instances.
         on: what hosts them.
         options: how each works.
-        partitioner: makes, for each upstream task, what deals its packets out to the instances.
+        partitioner: makes the partitioner of each upstream task.
     """
 
     name: str

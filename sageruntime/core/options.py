@@ -1,7 +1,7 @@
-"""Options: dataclasses whose fields say what they take, what they mean and where they stand.
+"""Options: dataclasses whose fields declare their type, meaning and place in job files.
 
-An option is declared once, as a field made with :func:`option`. The check of its value, its place
-in job files and its row in the documentation are made from that declaration.
+An option is declared once, as a field made with :func:`option`. The check of its value, its key in
+job files and its row in the documentation are derived from that declaration.
 """
 
 from __future__ import annotations

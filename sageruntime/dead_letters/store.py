@@ -176,7 +176,7 @@ class DeadLetterStore(Closing):
         with self._transaction():
             self._delete(ids)
 
-    def settle(
+    def record_replay(
         self,
         job: str,
         gone: Collection[int],

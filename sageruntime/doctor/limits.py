@@ -58,4 +58,4 @@ def _list_threads(user: int) -> Iterator[int]:
             if entry.name.isdigit() and entry.stat().st_uid == user:
                 yield len(os.listdir(entry / "task"))
         except OSError:
-            continue  # it has ended meanwhile
+            continue  # it has just ended

@@ -11,7 +11,7 @@ from sageruntime.operator.results import Results
 
 
 class SinkOperator(BaseOperator):
-    """Base of sinks: ``process`` returns nothing, :meth:`result` what the job hands back."""
+    """Base of sinks: ``process`` returns nothing, :meth:`result` the job's result."""
 
     def result(self) -> Any:
         """The sink's part of the job's result; called once, after ``finish``."""

@@ -26,8 +26,8 @@ class SqliteSink(SinkOperator, BatchOperator):
     """Executes a statement with each payload.
 
     In a job with checkpoints the rows of a checkpoint become one transaction, which is committed
-    once the checkpoint is complete, together with a mark that tells a later attempt that it was:
-    whatever is killed, each row gets there exactly once. The table ``sageruntime_marks`` has the
+    once the checkpoint is complete, together with a mark by which a later attempt sees that it was:
+    each row is written exactly once, whatever is killed. The table ``sageruntime_marks`` has the
     marks of the last 64 runs of each instance. Without checkpoints each batch is a transaction, and
     rows may be repeated after a restart.
 
@@ -88,7 +88,7 @@ class SqliteSink(SinkOperator, BatchOperator):
     def rescale(
         self, states: list[tuple[str, int, int, list[Transaction]]]
     ) -> tuple[str, int, int, list[Transaction]]:
-        """Finish what some of the former instances had to write, and count it as written."""
+        """Commit what some of the former instances had to write, and count it as written."""
         written = 0
         for state in states[self.ctx.index :: self.ctx.parallelism]:
             former = SqliteSink(self.path, self.statement, self.schema)

@@ -33,7 +33,7 @@ class Plugins:
         logger: where errors of monitoring hooks go.
 
     Raises:
-        PluginError: one has no hook, or one that does not exist, or takes what it is not given.
+        PluginError: one implements no hook, an unknown one, or one with unknown arguments.
     """
 
     def __init__(self, plugins: Iterable[tuple[str, Any]], logger: logging.Logger) -> None:
@@ -98,16 +98,16 @@ class Plugins:
         return results
 
     def on_state_change(self, task: TaskView) -> None:
-        """Tell those who want to know of a change of a task's state."""
-        self._tell("on_state_change", task=task)
+        """Call the hooks for a change of a task's state."""
+        self._call("on_state_change", task=task)
 
     def on_metrics(self, snapshot: MetricsSnapshot) -> None:
-        """Tell those who want to know of a measurement of a task."""
-        self._tell("on_metrics", snapshot=snapshot)
+        """Call the hooks for a measurement of a task."""
+        self._call("on_metrics", snapshot=snapshot)
 
     def on_error(self, ctx: TaskContext, packet: Packet | None, error: Exception) -> None:
-        """Tell those who want to know of an error."""
-        self._tell("on_error", ctx=ctx, packet=packet, error=error)
+        """Call the hooks for an error."""
+        self._call("on_error", ctx=ctx, packet=packet, error=error)
 
     def _implement_processing(self) -> bool:
         return self.implement("before_process") or self.implement("after_process")
@@ -120,7 +120,7 @@ class Plugins:
         self._manager.hook.before_process(ctx=operator.ctx, packets=packets)
         return packets, [packet.copy() for packet in packets]
 
-    def _tell(self, hook: str, **arguments: Any) -> None:
+    def _call(self, hook: str, **arguments: Any) -> None:
         for name, caller in list(self._monitors[hook].items()):
             try:
                 caller(**arguments)
@@ -141,7 +141,7 @@ class Plugins:
             )
 
     def _find_callers(self, hook: str) -> dict[str, pluggy.HookCaller]:
-        """For each plugin that implements a hook, what calls only that plugin."""
+        """A caller of this hook for each plugin that implements it, by plugin name."""
         plugins = self._manager.list_name_plugin()
         callers = {}
         for name, plugin in plugins:

@@ -8,8 +8,8 @@ from typing import Protocol
 
 from sageruntime.core.options import Count, Options, Seconds, option
 
-LAST_STATE = 0
-"""Stands for the number of the checkpoint that a job's tasks make of their last states."""
+FINAL_CHECKPOINT = 0
+"""Used as the number of the checkpoint of the last states, when all tasks have finished."""
 
 
 @dataclass(frozen=True)

@@ -16,13 +16,13 @@ class FormerStates:
     """What an instance begins with instead of a state of its own.
 
     Attributes:
-        states: those of all instances that its stage had, pickled, in order of index.
+        states: the states of all former instances of its stage, pickled, in order of index.
     """
 
     states: list[bytes]
 
 
-def states_for(job: str, checkpoint: Checkpoint, tasks: Collection[str]) -> dict[str, bytes]:
+def assign_states(job: str, checkpoint: Checkpoint, tasks: Collection[str]) -> dict[str, bytes]:
     """What each task begins with, by ``stage/index``.
 
     Raises:
@@ -33,7 +33,7 @@ def states_for(job: str, checkpoint: Checkpoint, tasks: Collection[str]) -> dict
         raise CheckpointError(
             f"checkpoint {checkpoint.number} of job {job} does not fit: it has the stages "
             f"{', '.join(kept)}; the job has {', '.join(wanted)}. Run it with the stages it had, "
-            "or begin anew with resume=False"
+            "or start from the beginning with resume=False"
         )
     states: dict[str, bytes] = {}
     for stage, keys in wanted.items():

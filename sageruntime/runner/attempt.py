@@ -21,7 +21,7 @@ from sageruntime.errors import CheckpointError, TaskCancelled, TaskHalted
 from sageruntime.metrics import MetricsSnapshot, TaskMetrics
 from sageruntime.operator import BaseOperator, SinkOperator
 from sageruntime.operator.results import iterate_results
-from sageruntime.recovery.checkpoint import LAST_STATE
+from sageruntime.recovery.checkpoint import FINAL_CHECKPOINT
 from sageruntime.recovery.rescaling import FormerStates
 from sageruntime.runner import commands as do
 from sageruntime.runner import events as told
@@ -158,7 +158,7 @@ class Attempt(ABC):
             self._router.stop()
             self._end_input()
             if self._coordinated:
-                self._tell(told.Completed, state=self._snapshot(LAST_STATE))
+                self._tell(told.Completed, state=self._snapshot(FINAL_CHECKPOINT))
                 while not self._is_dismissed:
                     self._take_mails(None)
         finally:

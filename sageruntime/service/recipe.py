@@ -8,7 +8,7 @@ from typing import Any
 
 from sageruntime.factory.task_factory import TaskType, check_task_type, find_host
 from sageruntime.service.options import service_options
-from sageruntime.service.service import MakeService, class_made_by, find_methods
+from sageruntime.service.service import MakeService, find_methods, find_service_class
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class ServiceRecipe:
         """
         service_options(self.options)
         check_task_type(self.on)
-        made = class_made_by(self.service)
+        made = find_service_class(self.service)
         if made is not None:
             find_methods(made)
 

@@ -58,7 +58,7 @@ def find_methods(service: type[Service]) -> frozenset[str]:
     return names
 
 
-def class_made_by(make: MakeService) -> type[Service] | None:
+def find_service_class(make: MakeService) -> type[Service] | None:
     """The class of the services that ``make`` makes, if that can be told without making one.
 
     Raises:

@@ -158,7 +158,7 @@ class ServiceOperator(SourceOperator):
     async def _answer_later(self, call: _Call, coroutine: Coroutine[Any, Any, Any]) -> None:
         try:
             value = await coroutine
-        except BaseException as error:  # likewise: CancelledError is no Exception
+        except BaseException as error:  # CancelledError, too, which is not an Exception
             self._reply(call, None, error)
         else:
             self._reply(call, value)

@@ -450,8 +450,7 @@ class BaseTask:
         """A checkpoint is complete, and the task's snapshot for it is part of it.
 
         Args:
-            checkpoint: its number; :data:`~sageruntime.recovery.checkpoint.LAST_STATE` for the one
-                that holds what the task has told when it had completed.
+            checkpoint: its number, or :data:`~sageruntime.recovery.checkpoint.FINAL_CHECKPOINT`.
         """
         self._loop.call(self._control.checkpoint_completed, checkpoint)
 

@@ -25,8 +25,8 @@ from sageruntime.core.policies import RestartPolicy
 from sageruntime.core.state import TaskState
 from sageruntime.errors import CheckpointError, HostReplaced, describe_error
 from sageruntime.host.driver_loop import driver_loop
-from sageruntime.recovery.checkpoint import LAST_STATE, Checkpoint, CheckpointOptions
-from sageruntime.recovery.rescaling import states_for
+from sageruntime.recovery.checkpoint import FINAL_CHECKPOINT, Checkpoint, CheckpointOptions
+from sageruntime.recovery.rescaling import assign_states
 from sageruntime.recovery.restart_budget import RestartBudget
 from sageruntime.recovery.stores import open_store
 from sageruntime.runner import events as told
@@ -139,7 +139,7 @@ class Coordinator:
         latest = self._store.latest(self._job)
         states: dict[str, bytes] = {}
         if latest is not None:
-            states = states_for(self._job, latest, self._tasks)
+            states = assign_states(self._job, latest, self._tasks)
             self._number = latest.number
             self._logger.warning(
                 "job %s goes on from checkpoint %d of %s",
@@ -327,7 +327,7 @@ class Coordinator:
 
     def _dismiss(self, _: None) -> None:
         for task in self._tasks.values():
-            task.checkpoint_completed(LAST_STATE)
+            task.checkpoint_completed(FINAL_CHECKPOINT)
             task.dismiss()
 
     def _save(
@@ -411,7 +411,7 @@ class Coordinator:
         self._last_taken = self._is_released = False
         self._completed = {}
         try:
-            states = {} if latest is None else states_for(self._job, latest, self._tasks)
+            states = {} if latest is None else assign_states(self._job, latest, self._tasks)
         except CheckpointError as error:
             self._fail_all(error)
             return
