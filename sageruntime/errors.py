@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import traceback
+
 
 class RuntimeTaskError(Exception):
     """Base class of every error raised by :mod:`sageruntime`."""
@@ -120,6 +122,14 @@ def describe_error(error: BaseException) -> str:
         return f"{kind}: {error}"
     except Exception:  # its own __str__ failed
         return f"{kind}: (its text could not be shown)"
+
+
+def format_traceback(error: BaseException) -> str:
+    """The traceback of an error with its causes. Never raises, even if their ``__str__`` does."""
+    try:
+        return "".join(traceback.format_exception(type(error), error, error.__traceback__))
+    except Exception:  # an error in the chain whose text cannot be made
+        return "".join(traceback.format_tb(error.__traceback__))
 
 
 class RemoteError(RuntimeTaskError):
