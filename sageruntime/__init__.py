@@ -1,6 +1,6 @@
 """sageruntime: a task runtime over SageQueue, the same for threads, processes and Ray."""
 
-from sageruntime.communication import BaseRouter, Connection, Packet, StopSignal
+from sageruntime.communication.router import BaseRouter, Connection, Packet, StopSignal
 from sageruntime.context import TaskContext
 from sageruntime.core.task_options import TaskOptions
 from sageruntime.errors import (

@@ -1,11 +1,10 @@
-"""What a task and its operator know about their place in the job."""
+"""TaskContext: the identity of a task instance, and the services it can call."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 from sageruntime.core.naming import did_you_mean
 from sageruntime.core.stable_hash import instance_for
@@ -14,26 +13,14 @@ from sageruntime.errors import ServiceNotFound
 from sageruntime.logs import TaskLogger
 
 
-class Services(Mapping[str, Any]):
+class Services(dict[str, Any]):
     """The :class:`~sageruntime.service.ServiceClient` of each service that a task can call."""
 
-    def __init__(self, clients: Mapping[str, Any] | None = None) -> None:
-        self._clients = dict(clients or {})
-
-    def __getitem__(self, name: str) -> Any:
-        try:
-            return self._clients[name]
-        except KeyError:
-            raise ServiceNotFound(
-                f"there is no service {name!r}; {did_you_mean(name, self._clients)}. Add it with "
-                "Pipeline.service()"
-            ) from None
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._clients)
-
-    def __len__(self) -> int:
-        return len(self._clients)
+    def __missing__(self, name: str) -> NoReturn:
+        raise ServiceNotFound(
+            f"there is no service {name!r}; {did_you_mean(name, self)}. Add it with "
+            "Pipeline.service()"
+        )
 
 
 @dataclass

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import traceback
+
 
 class RuntimeTaskError(Exception):
     """Base class of every error raised by :mod:`sageruntime`."""
@@ -16,7 +18,7 @@ class PipelineError(RuntimeTaskError, ValueError):
 
 
 class OperatorNotFound(RuntimeTaskError, LookupError):
-    """No operator is registered under this name, or the import path leads nowhere."""
+    """No operator is registered under this name, or the import path cannot be imported."""
 
 
 class TaskNotFound(InvalidOption, LookupError):
@@ -24,11 +26,11 @@ class TaskNotFound(InvalidOption, LookupError):
 
 
 class PluginError(RuntimeTaskError, TypeError):
-    """A plugin cannot be loaded, or implements no hook, or one that does not exist."""
+    """A plugin cannot be loaded, implements no hook, or implements one that does not exist."""
 
 
 class OperatorError(RuntimeTaskError, TypeError):
-    """An operator breaks its contract: it cannot be made, or returns what is no packet."""
+    """An operator breaks its contract: it cannot be made, or returns something but packets."""
 
 
 class UnstableKey(RuntimeTaskError, TypeError):
@@ -58,12 +60,12 @@ class TaskLost(RuntimeTaskError):
 class HostReplaced(TaskLost):
     """The process or actor that hosted the task was killed, because its operator hung.
 
-    The packets it hung on have been dealt with, and are left out from now on.
+    The packets it hung on have met the error policy and are skipped from now on.
     """
 
 
 class TaskHalted(RuntimeTaskError):
-    """The worker loop was told to leave off, to begin again from a checkpoint."""
+    """The task was told to stop, in order to begin again from a checkpoint."""
 
 
 class ProcessingTimeout(RuntimeTaskError, TimeoutError):
@@ -75,7 +77,7 @@ class CheckpointError(RuntimeTaskError):
 
 
 class MonitoringError(RuntimeTaskError):
-    """Metrics, traces or profiles cannot be had as asked for; the message says what to change."""
+    """Metrics, traces or profiles cannot be provided; the message says what to change."""
 
 
 class TaskCancelled(RuntimeTaskError):
@@ -101,7 +103,7 @@ class PacketError(RuntimeTaskError):
 
     @property
     def is_consequence(self) -> bool:
-        """Whether a task downstream or a service has failed before, and says why itself."""
+        """Whether it follows from the failure of a task downstream or of a service."""
         return isinstance(self.__cause__, (DownstreamClosed, ServiceLost))
 
 
@@ -113,13 +115,21 @@ def processing_timeout(packet_id: int, seconds: float) -> ProcessingTimeout:
     )
 
 
-def text_of(error: BaseException) -> str:
-    """An error's type and text; some cannot be shown."""
+def describe_error(error: BaseException) -> str:
+    """The type and text of an error. Never raises, even if the error's ``__str__`` does."""
     kind = type(error).__name__
     try:
         return f"{kind}: {error}"
     except Exception:  # its own __str__ failed
         return f"{kind}: (text could not be shown)"
+
+
+def format_traceback(error: BaseException) -> str:
+    """The traceback of an error with its causes. Never raises, even if their ``__str__`` does."""
+    try:
+        return "".join(traceback.format_exception(type(error), error, error.__traceback__))
+    except Exception:  # an error in the chain whose text cannot be made
+        return "".join(traceback.format_tb(error.__traceback__))
 
 
 class RemoteError(RuntimeTaskError):
@@ -147,7 +157,7 @@ class ServiceLost(ServiceError):
 
 
 class DeadLetterStoreError(RuntimeTaskError):
-    """A file of dead letters cannot be used, or has not what is asked of it."""
+    """A file of dead letters cannot be used, or does not hold what was asked for."""
 
 
 class JobFailed(RuntimeTaskError):

@@ -19,8 +19,8 @@ from sageruntime.core.task_options import OPTION_NAMES
 from sageruntime.dead_letters.collector import DeadLetterCollector
 from sageruntime.doctor import can_share_memory, require
 from sageruntime.errors import JobFailed, PacketError
-from sageruntime.factory.task_factory import TaskType, codec_of, create_task, scope_of
-from sageruntime.job_result import JobResult, StageSummary, progress_of, summary_of
+from sageruntime.factory.task_factory import TaskType, choose_codec, choose_scope, create_task
+from sageruntime.job_result import JobResult, StageSummary, summarize_progress, summarize_stage
 from sageruntime.metrics import JobMetrics, StageMetrics
 from sageruntime.observation import Observation, Observer
 from sageruntime.recovery import CheckpointOptions, RestartPolicy
@@ -117,7 +117,7 @@ class Job(Closing):
             if "process" in hosts or self._ray_reach == "machine":
                 from sagequeue import prune_queues  # needs the extension, as such hosts do
 
-                # what a run of this job left that was killed with all its processes
+                # left by a run of this job that was killed with all its processes
                 prune_queues(f"{self.name}-")
             if any(stage.options.writes_dead_letters for stage in self.stages):
                 self._dead_letters = self._collect_dead_letters()
@@ -147,7 +147,7 @@ class Job(Closing):
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until every task has ended or one has failed; return whether that is so."""
         with self._changed:
-            return self._changed.wait_for(self._is_over, timeout)
+            return self._changed.wait_for(self._has_ended, timeout)
 
     def stop(self) -> None:
         """End the sources; the job ends when what they have read is worked off."""
@@ -156,7 +156,7 @@ class Job(Closing):
 
     def progress(self) -> list[StageSummary]:
         """What each stage has done so far, without latencies."""
-        return [progress_of(stage, tasks) for stage, tasks in zip(self.stages, self.tasks)]
+        return [summarize_progress(stage, tasks) for stage, tasks in zip(self.stages, self.tasks)]
 
     @property
     def prometheus_port(self) -> int | None:
@@ -200,7 +200,7 @@ class Job(Closing):
             name=self.name,
             seconds=self._ended_at - self._started_at,
             stages=[
-                summary_of(stage, tasks, measured.latency)
+                summarize_stage(stage, tasks, measured.latency)
                 for stage, tasks, measured in zip(self.stages, self.tasks, metrics.stages)
             ],
             sink_results=[task.get_report().result for task in self.tasks[-1]],
@@ -233,14 +233,14 @@ class Job(Closing):
             disconnect()
             self._started_ray = False
         if self._coordinator is not None:
-            # the last: one that is killed before goes on to its end, and is not run anew
+            # last: if it is killed before this, a new start only finishes the job
             failed = any(task.state is TaskState.FAILED for task in tasks)
             self._coordinator.close(forget=not (failed or self._abandoned))
 
     def _all_tasks(self) -> list[BaseTask]:
         return [task for tasks in self.tasks for task in tasks]
 
-    def _is_over(self) -> bool:
+    def _has_ended(self) -> bool:
         states = [task.state for task in self._all_tasks()]
         if any(service.state is TaskState.FAILED for service in self.services.values()):
             return True
@@ -248,7 +248,7 @@ class Job(Closing):
 
     def _start_service(self, recipe: ServiceRecipe) -> None:
         options = {**self._ray_options} if recipe.host == "ray" else {}
-        scope = self._scope_of(*(s.on for s in self.stages), *(r.on for r in self._recipes))
+        scope = self._choose_scope(*(s.on for s in self.stages), *(r.on for r in self._recipes))
         service = ServiceTask(
             recipe.name,
             recipe.service,
@@ -264,7 +264,7 @@ class Job(Closing):
         self.services[recipe.name] = service
         self._clients[recipe.name] = service.client()
         for task in service.tasks:
-            task.watch(self._notice)
+            task.watch(self._on_state_change)
         service.start_running()
 
     def _close_services(self) -> None:
@@ -300,16 +300,16 @@ class Job(Closing):
             ctx,
             stage.operator_factory,
             coordinated=self._checkpoint is not None,
-            queue_scope=self._scope_of(*types),
-            queue_codec=codec_of(*types),
+            queue_scope=self._choose_scope(*types),
+            queue_codec=choose_codec(*types),
             plugins=self._plugins,
             **options,
         )
-        task.watch(self._notice)
+        task.watch(self._on_state_change)
         return task
 
-    def _scope_of(self, *types: TaskType) -> Scope:
-        return scope_of(*types, ray=self._ray_reach)
+    def _choose_scope(self, *types: TaskType) -> Scope:
+        return choose_scope(*types, ray=self._ray_reach)
 
     def _collect_dead_letters(self) -> DeadLetterCollector:
         store = None
@@ -320,8 +320,8 @@ class Job(Closing):
         types = [stage.on for stage in self.stages]
         queue = create_queue(
             name=f"{self._prefix}-dead-letters",
-            scope=self._scope_of(*types),
-            codec=codec_of(*types),
+            scope=self._choose_scope(*types),
+            codec=choose_codec(*types),
         )
         return DeadLetterCollector(queue, self.name, store)
 
@@ -333,7 +333,7 @@ class Job(Closing):
         sources = [f"{task.ctx.stage}/{task.ctx.index}" for task in self.tasks[0]]
         self._coordinator.adopt(keyed, sources)
 
-    def _notice(self, state: TaskState) -> None:
+    def _on_state_change(self, state: TaskState) -> None:
         with self._changed:
             self._changed.notify_all()
 

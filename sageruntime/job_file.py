@@ -19,7 +19,7 @@ from sageruntime.pipeline import Pipeline
 from sageruntime.plugins.plugin_factory import find_plugin
 
 
-def pipeline_of(job: JobConfig, folder: Path) -> Pipeline:
+def build_pipeline(job: JobConfig, folder: Path) -> Pipeline:
     """The pipeline a job file describes; ``folder`` is where its own modules are.
 
     Raises:
@@ -63,7 +63,7 @@ def _add(pipeline: Pipeline, stage: StageConfig, position: int, folder: Path) ->
         options = {}
     if stage.partition is not None:
         pipeline.partition_by(_partitioner(stage.partition, where, folder))
-    getattr(pipeline, stage.kind)(_recipe(operator, stage.arguments), **options)
+    getattr(pipeline, stage.kind)(_bind_arguments(operator, stage.arguments), **options)
 
 
 def _add_service(pipeline: Pipeline, service: ServiceConfig, position: int, folder: Path) -> None:
@@ -94,7 +94,7 @@ def _imported(path: str, where: str, folder: Path) -> Any:
         raise ConfigError([f"{where}: {path!r} leads nowhere: {error}"]) from error
 
 
-def _recipe(operator: Any, arguments: dict[str, Any]) -> Any:
+def _bind_arguments(operator: Any, arguments: dict[str, Any]) -> Any:
     if not arguments:
         return operator
     if isinstance(operator, type) and issubclass(operator, BaseOperator):

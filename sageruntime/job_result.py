@@ -1,4 +1,4 @@
-"""What a job has done: stage by stage while it runs, and in all when it has ended."""
+"""Summaries of a job: by stage while it runs, and its result."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class StageSummary:
 
     Attributes:
         name, host, parallelism: as of the stage.
-        packets: packets dealt with without an error; for a source, packets read.
+        packets: packets processed without an error; for a source, packets read.
         emitted: packets sent on.
-        errors: packets the error policy had to deal with.
+        errors: packets that met the error policy.
         total: packets a source will read in all, if it knows.
         p50, p99: seconds from being sent to this stage to being done, for half and for 99 % of
             the packets; None for a source, and while the job runs.
@@ -39,7 +39,7 @@ class StageSummary:
 
 @dataclass(frozen=True)
 class JobResult:
-    """What a job that has ended leaves.
+    """The result of a job that has ended.
 
     Attributes:
         name: the job.
@@ -60,7 +60,7 @@ class JobResult:
 
     @property
     def packets(self) -> int:
-        """Packets dealt with, over all stages."""
+        """Packets processed, over all stages."""
         return sum(stage.packets for stage in self.stages)
 
     @property
@@ -70,7 +70,7 @@ class JobResult:
 
     @property
     def packets_per_second(self) -> float:
-        """Packets dealt with by all stages together, per second."""
+        """Packets processed per second, over all stages."""
         return self.packets / self.seconds
 
     @property
@@ -88,7 +88,7 @@ class JobResult:
         return self.sink_results[0]
 
 
-def progress_of(stage: Stage, tasks: Sequence[BaseTask]) -> StageSummary:
+def summarize_progress(stage: Stage, tasks: Sequence[BaseTask]) -> StageSummary:
     """What the tasks of a stage have done so far."""
     statuses = [task.get_status() for task in tasks]
     totals = [status.total for status in statuses if status.total is not None]
@@ -103,6 +103,8 @@ def progress_of(stage: Stage, tasks: Sequence[BaseTask]) -> StageSummary:
     )
 
 
-def summary_of(stage: Stage, tasks: Sequence[BaseTask], latency: LatencySummary) -> StageSummary:
+def summarize_stage(
+    stage: Stage, tasks: Sequence[BaseTask], latency: LatencySummary
+) -> StageSummary:
     """What the tasks of a stage, which have ended, did."""
-    return replace(progress_of(stage, tasks), p50=latency.p50, p99=latency.p99)
+    return replace(summarize_progress(stage, tasks), p50=latency.p50, p99=latency.p99)

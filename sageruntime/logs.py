@@ -80,11 +80,10 @@ class RecordSender(logging.Handler):
         self.addFilter(TaskFilter())
 
     def emit(self, record: logging.LogRecord) -> None:
-        """See ``logging.Handler``."""
         try:
             self._send(portable(record))
         except (BrokenPipeError, ConnectionResetError):
-            return  # nobody is there any more
+            return  # the other process has ended
         except Exception:
             self.handleError(record)
 

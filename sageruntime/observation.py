@@ -1,4 +1,4 @@
-"""How a job is watched while it runs: listeners, Prometheus, profiles, traces."""
+"""Observer: listeners, Prometheus, profiles and traces of a job."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class ObserveOptions(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Observation:
-    """The same, complete: see :class:`ObserveOptions`."""
+    """:class:`ObserveOptions` with the defaults filled in."""
 
     prometheus_port: int | None = None
     prometheus_address: str = "127.0.0.1"
@@ -80,7 +80,7 @@ class Observer:
         return None if self._exporter is None else self._exporter.port
 
     def add_listener(self, listener: Callable[[JobMetrics], object]) -> None:
-        """See :meth:`Monitor.add_listener`."""
+        """Call ``listener(metrics)`` at every interval, and a last time at the end."""
         self._monitor.add_listener(listener)
 
     def start(self, hosts: Container[str]) -> None:
@@ -91,7 +91,7 @@ class Observer:
         """
         observation = self._observation
         if observation.profile is not None:
-            self._folder = _made(Path(observation.profile))
+            self._folder = _make_folder(Path(observation.profile))
             self._spy = Spy() if "thread" in hosts else None
         if observation.prometheus_port is not None:
             self._exporter = self._export(observation.prometheus_port)
@@ -112,7 +112,7 @@ class Observer:
         for task in tasks:
             profile = task.get_report().profile if task.state.ended else None
             if profile is None and self._spy is not None:
-                profile = self._spy.profile_of(task.name)
+                profile = self._spy.get_profile(task.name)
             if profile is not None:
                 seen[task.ctx.stage].append(profile)
         return {stage: StackProfile.merged(profiles) for stage, profiles in seen.items()}
@@ -133,7 +133,7 @@ class Observer:
         return exporter
 
 
-def _made(folder: Path) -> Path:
+def _make_folder(folder: Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 # Options of a stage that are none of its tasks'.
-_OF_THE_STAGE = ("name", "parallelism", "on")
+_STAGE_ONLY = ("name", "parallelism", "on")
 
 Operator = Callable[[Any], Any] | type[BaseOperator] | OperatorFactory
 """A function of the payload, an operator class, or a recipe for operators."""
@@ -97,7 +97,7 @@ class Pipeline:
         ray_options: Mapping[str, Any] | None = None,
         plugins: Sequence[Any] = (),
     ) -> None:
-        self.name = _checked_name("pipeline", name)
+        self.name = _check_name("pipeline", name)
         self.options = options or TaskOptions()
         self.ray_options = dict(ray_options or {})
         self.plugins = [find_plugin(p) if isinstance(p, str) else p for p in plugins]
@@ -121,19 +121,19 @@ class Pipeline:
         """
         if self.stages:
             raise PipelineError(f"{self.name} has a source already: {self.stages[0].name}")
-        return self._add("source", _recipe(origin, IterableSource, SourceOperator), stage)
+        return self._add("source", _make_factory(origin, IterableSource, SourceOperator), stage)
 
     def map(self, operator: Operator, **stage: Unpack[StageOptions]) -> Self:
         """One result for each payload; or any operator that is neither source nor sink."""
-        return self._add("map", _recipe(operator, MapOperator), stage)
+        return self._add("map", _make_factory(operator, MapOperator), stage)
 
     def filter(self, operator: Operator, **stage: Unpack[StageOptions]) -> Self:
         """Keep the payloads for which a function is true."""
-        return self._add("filter", _recipe(operator, FilterOperator), stage)
+        return self._add("filter", _make_factory(operator, FilterOperator), stage)
 
     def flat_map(self, operator: Operator, **stage: Unpack[StageOptions]) -> Self:
         """Any number of results for each payload: the items a function returns."""
-        return self._add("flat_map", _recipe(operator, FlatMapOperator), stage)
+        return self._add("flat_map", _make_factory(operator, FlatMapOperator), stage)
 
     def key_by(
         self,
@@ -155,20 +155,20 @@ class Pipeline:
         if not callable(function):
             raise PipelineError(f"key_by takes a function of the payload, not {function!r}")
         if stage:
-            self._add("key_by", _recipe(function, KeyByOperator), stage)
-        return self._share_by(partial(KeyHash, None if stage else function, fails_over))
+            self._add("key_by", _make_factory(function, KeyByOperator), stage)
+        return self._set_partitioner(partial(KeyHash, None if stage else function, fails_over))
 
     def round_robin(self) -> Self:
         """Let the instances of the next stage take turns, as they do where nothing is said."""
-        return self._share_by(RoundRobin)
+        return self._set_partitioner(RoundRobin)
 
     def broadcast(self) -> Self:
         """Let every instance of the next stage have a copy of every packet."""
-        return self._share_by(Broadcast)
+        return self._set_partitioner(Broadcast)
 
     def least_loaded(self) -> Self:
         """Let those instances of the next stage have a packet that have the fewest waiting."""
-        return self._share_by(LeastLoaded)
+        return self._set_partitioner(LeastLoaded)
 
     def partition_by(self, partitioner: Partitioner | Callable[[Packet, int], int]) -> Self:
         """Let a partitioner of your own choose among the instances of the next stage.
@@ -186,8 +186,8 @@ class Pipeline:
                 f"which has split() and fails_over; not {partitioner!r}"
             )
         if isinstance(partitioner, Partitioner):
-            return self._share_by(partial(deepcopy, partitioner))
-        return self._share_by(partial(PartitionFunction, partitioner))
+            return self._set_partitioner(partial(deepcopy, partitioner))
+        return self._set_partitioner(partial(PartitionFunction, partitioner))
 
     def sink(
         self,
@@ -195,7 +195,7 @@ class Pipeline:
         **stage: Unpack[StageOptions],
     ) -> Self:
         """End here: call a function for each payload, or collect them all in a list."""
-        self._add("sink", _recipe(operator, FunctionSink, SinkOperator), stage)
+        self._add("sink", _make_factory(operator, FunctionSink, SinkOperator), stage)
         self._has_sink = True
         return self
 
@@ -226,7 +226,7 @@ class Pipeline:
         if any(other.name == name for other in self.services):
             raise PipelineError(f"{self.name} has two services named {name!r}; rename one")
         rest: dict[str, Any] = {"restart": self.options.restart, **options}
-        self.services.append(ServiceRecipe(_checked_name("service", name), service, on, rest))
+        self.services.append(ServiceRecipe(_check_name("service", name), service, on, rest))
         return self
 
     def start(
@@ -260,7 +260,7 @@ class Pipeline:
             raise PipelineError(f"{self.name} has no sink; end with .sink(...)")
         stages, services = self.stages, self.services
         if on is not None:
-            on = _checked_type(on)
+            on = _check_type(on)
             stages = [replace(stage, on=on) for stage in stages]
             services = [replace(service, on=on) for service in services]
         hosts = {stage.host for stage in stages} | {service.host for service in services}
@@ -302,7 +302,7 @@ class Pipeline:
             raise PipelineError(f"{self.name} has no source; begin with .source(...)")
         if self._has_sink:
             raise PipelineError(f"{self.name} ends with {self.stages[-1].name}; nothing follows")
-        name = _checked_name("stage", stage.get("name", f"{kind}-{len(self.stages)}"))
+        name = _check_name("stage", stage.get("name", f"{kind}-{len(self.stages)}"))
         if any(other.name == name for other in self.stages):
             raise PipelineError(f"{self.name} has two stages named {name!r}; rename one")
         parallelism = stage.get("parallelism", 1)
@@ -310,14 +310,14 @@ class Pipeline:
             raise InvalidOption(
                 f"{name}: parallelism={parallelism!r} is not allowed; expected an int from 1"
             )
-        given = {key: value for key, value in stage.items() if key not in _OF_THE_STAGE}
+        given = {key: value for key, value in stage.items() if key not in _STAGE_ONLY}
         options = task_options({**_as_mapping(self.options), **given})
         self.stages.append(
             Stage(
                 name=name,
                 operator_factory=recipe,
                 parallelism=parallelism,
-                on=_checked_type(stage.get("on", "thread")),
+                on=_check_type(stage.get("on", "thread")),
                 options=options,
                 partitioner=self._partitioner or RoundRobin,
             )
@@ -325,7 +325,7 @@ class Pipeline:
         self._partitioner = None
         return self
 
-    def _share_by(self, partitioner: Callable[[], Partitioner]) -> Self:
+    def _set_partitioner(self, partitioner: Callable[[], Partitioner]) -> Self:
         if not self.stages:
             raise PipelineError(f"{self.name} has no source; begin with .source(...)")
         if self._partitioner is not None:
@@ -337,7 +337,7 @@ class Pipeline:
         return self
 
 
-def _recipe(
+def _make_factory(
     operator: Any,
     for_functions: type[BaseOperator],
     expected: type[BaseOperator] | None = None,
@@ -372,7 +372,7 @@ def _as_mapping(options: TaskOptions) -> dict[str, Any]:
     return {name: getattr(options, name) for name in OPTION_NAMES}
 
 
-def _checked_name(what: str, name: str) -> str:
+def _check_name(what: str, name: str) -> str:
     if not _NAME.fullmatch(name):
         raise PipelineError(
             f"{what} name {name!r} is not allowed; expected 1 to 64 of A-Z a-z 0-9 _ -"
@@ -380,6 +380,6 @@ def _checked_name(what: str, name: str) -> str:
     return name
 
 
-def _checked_type(on: TaskType) -> TaskType:
+def _check_type(on: TaskType) -> TaskType:
     check_task_type(on)
     return on

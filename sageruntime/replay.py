@@ -28,12 +28,12 @@ _SEND = "sent-again"
 
 @dataclass
 class Replay:
-    """What became of letters that were sent again.
+    """The outcome of a replay.
 
     Attributes:
-        gone: ids of those whose packets went through the stage that had given them up; they are
-            no longer in the store.
-        again: ids of those that failed there again, and stay.
+        gone: ids of letters whose packets passed the stage that had given them up; they are no
+            longer in the store.
+        again: ids of letters whose packets failed there again; they stay in the store.
         new: how many packets made from them were given up further on, and are in the store now.
         results: of the jobs that did it, one for each stage that letters entered.
     """
@@ -84,14 +84,14 @@ def replay(
         letters = [letter for letter in letters if letter.replayable]
     entries: dict[int, list[StoredLetter]] = {}
     for letter in letters:
-        entries.setdefault(_entry_of(letter, pipeline), []).append(letter)
+        entries.setdefault(_find_entry(letter, pipeline), []).append(letter)
     outcome = Replay()
     for position in sorted(entries):
         _send(pipeline, position, entries[position], store, on, outcome)
     return outcome
 
 
-def _entry_of(letter: StoredLetter, pipeline: Pipeline) -> int:
+def _find_entry(letter: StoredLetter, pipeline: Pipeline) -> int:
     """Where in the pipeline the packet belongs."""
     names = [stage.name for stage in pipeline.stages]
     if letter.stage not in names:
@@ -110,7 +110,7 @@ def _send(
     on: TaskType | None,
     outcome: Replay,
 ) -> None:
-    rest = _rest_of(pipeline, position, [store.packet(letter) for letter in letters], on)
+    rest = _build_rest(pipeline, position, [store.packet(letter) for letter in letters], on)
     result = rest.run()
     entry = rest.stages[2].name
     sent: dict[int | None, list[StoredLetter]] = {}
@@ -129,7 +129,7 @@ def _send(
         if not same:
             new.append(given_up)
     gone = [letter.id for letter in letters if letter.id not in again]
-    store.settle(pipeline.name, gone, again, new)
+    store.record_replay(pipeline.name, gone, again, new)
     outcome.gone += gone
     outcome.again += again
     outcome.new += len(new)
@@ -138,11 +138,11 @@ def _send(
 
 def _is_again(old: StoredLetter, new: DeadLetter) -> bool:
     """Whether a packet was given up where it had been before, and not further on."""
-    # results that had no way out of their stage are sent from another now
+    # a result that could not be sent on is sent by the stage _SEND now, so its stage differs
     return new.stage == _SEND or (old.stage, old.is_result) == (new.stage, new.is_result)
 
 
-def _rest_of(
+def _build_rest(
     pipeline: Pipeline, position: int, packets: list[Packet], on: TaskType | None
 ) -> Pipeline:
     """The pipeline from a stage on, with the packets to send for a source."""
@@ -154,13 +154,13 @@ def _rest_of(
     rest.stages = [
         Stage(_READ, OperatorFactory(IterableSource, packets), 1, "thread", options),
         Stage(_SEND, OperatorFactory(_SendAgain), 1, "thread", options),
-        replace(stages[0], options=_giving_up(stages[0].options)),
+        replace(stages[0], options=_keep_failures(stages[0].options)),
         *stages[1:],
     ]
     return rest
 
 
-def _giving_up(options: TaskOptions) -> TaskOptions:
+def _keep_failures(options: TaskOptions) -> TaskOptions:
     """The same, with a letter for each packet that fails: then it is known which went through."""
     if options.error_policy is ErrorPolicy.RETRY:
         return replace(options, retry=replace(options.retry, then="dead_letter"))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from sageruntime.communication.router import Partitioner, RoundRobin
 from sageruntime.core.task_options import TaskOptions
-from sageruntime.factory.task_factory import TaskType, host_of
+from sageruntime.factory.task_factory import TaskType, find_host
 from sageruntime.operator.operator_factory import OperatorFactory
 
 
@@ -21,7 +21,7 @@ class Stage:
         parallelism: how many instances.
         on: what hosts them.
         options: how each works.
-        partitioner: makes, for each upstream task, what deals its packets out to the instances.
+        partitioner: makes the partitioner of each upstream task.
     """
 
     name: str
@@ -34,4 +34,4 @@ class Stage:
     @property
     def host(self) -> str:
         """Where they run: ``"thread"``, ``"process"``, ``"ray"``, or what their type says."""
-        return host_of(self.on)
+        return find_host(self.on)

@@ -1,4 +1,4 @@
-"""Where commands print to, and how they end when something is wrong."""
+"""Consoles, logging and exit codes of the commands."""
 
 from __future__ import annotations
 
@@ -65,17 +65,17 @@ def exit_codes() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        _tell("[yellow]interrupted[/]", "nothing was kept")
+        _print_error("[yellow]interrupted[/]", "nothing was kept")
         raise typer.Exit(130) from None
     except JobFailed as error:
-        _tell("[red]failed[/]", str(error))
+        _print_error("[red]failed[/]", str(error))
         raise typer.Exit(1) from None
     except (RuntimeTaskError, QueueError) as error:
-        _tell("[red]error[/]", str(error))
+        _print_error("[red]error[/]", str(error))
         raise typer.Exit(2) from None
 
 
-def _tell(how: str, what: str) -> None:
+def _print_error(how: str, what: str) -> None:
     if errors.quiet:
         _logger.error(what)
     else:

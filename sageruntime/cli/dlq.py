@@ -26,7 +26,7 @@ from sageruntime.cli.job_arguments import (
 )
 from sageruntime.dead_letters.store import DeadLetterStore, StoredLetter
 from sageruntime.errors import ConfigError
-from sageruntime.job_file import pipeline_of
+from sageruntime.job_file import build_pipeline
 from sageruntime.replay import replay as send_again
 
 app = typer.Typer(
@@ -120,7 +120,7 @@ def replay(
             raise ConfigError(
                 [f"{job_file}: dead_letters.file: is not there; add it, or give --file"]
             )
-        pipeline = pipeline_of(config, job_file.parent)
+        pipeline = build_pipeline(config, job_file.parent)
         with DeadLetterStore(place) as store:
             outcome = send_again(pipeline, store, None if ids is None else _parsed(ids), host)
     # what was sent again is a part of the job's result, which stays as it is

@@ -1,4 +1,4 @@
-"""What the commands that run a job file have in common."""
+"""Arguments shared by the commands that run a job file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far a job is, on the terminal."""
+"""Progress bars of a job."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _REFRESH_SECONDS = 0.1
 
 
 def follow(job: Job) -> None:
-    """Show how far the job is, until it is over."""
+    """Show the progress of a job until it ends."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -24,9 +24,9 @@ def follow(job: Job) -> None:
             progress.add_task(f"{stage.name} ({stage.host})", total=stage.total, rate="")
             for stage in job.progress()
         ]
-        over = False
-        while not over:
-            over = job.wait(_REFRESH_SECONDS)
+        ended = False
+        while not ended:
+            ended = job.wait(_REFRESH_SECONDS)
             for bar, stage in zip(bars, job.progress(), strict=True):
                 elapsed = progress.tasks[bar].elapsed or 1.0
                 progress.update(

@@ -25,7 +25,7 @@ from sageruntime.cli.job_arguments import (
     checked_host,
     configured_job,
 )
-from sageruntime.job_file import pipeline_of
+from sageruntime.job_file import build_pipeline
 from sageruntime.profiling import time_table
 from sageruntime.tracing import Tracing
 
@@ -67,7 +67,7 @@ def run(
     with exit_codes():
         host = checked_host(on)
         job_config = configured_job(job_file, with_)
-        pipeline = pipeline_of(job_config, job_file.parent)
+        pipeline = build_pipeline(job_config, job_file.parent)
         given = {
             "prometheus_port": prometheus_port,
             "prometheus_address": prometheus_address,

@@ -1,4 +1,4 @@
-"""What a job that has ended leaves: its result, and a table of its stages."""
+"""Shows the result of a job and a table of its stages."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """Configuration: job files and settings, as YAML and from the environment.
 
-A value is taken from the first of: the command line, the environment, the file, the default.
+A value is taken from the first of these that has it: the command line, the environment, the file,
+the default.
 """
 
 from sageruntime.config.job import JobConfig, ResultConfig, StageConfig

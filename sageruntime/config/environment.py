@@ -29,7 +29,7 @@ class _Source(EnvSettingsSource):
     """Reads numbers and text as such, lists and mappings as YAML, of which JSON is a part."""
 
     def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:
-        """See ``EnvSettingsSource``; what is no YAML stays text, which validation refuses."""
+        """Parse as YAML. Text that is not YAML stays text, and validation rejects it."""
         try:
             return yaml.load(value, Loader=JobLoader)
         except yaml.YAMLError:
@@ -55,7 +55,7 @@ def from_environment() -> dict[str, Any]:
     return _Source(_EnvironmentSettings)()
 
 
-def variables_of(location: tuple[int | str, ...]) -> list[str]:
+def list_variables(location: tuple[int | str, ...]) -> list[str]:
     """The variable that gives the value at ``location``, or those that give parts of it."""
     names = {name.upper(): name for name in os.environ}
     for length in range(len(location), 0, -1):

@@ -19,7 +19,7 @@ from sageruntime.config.section import Section
 from sageruntime.config.service import ServiceConfig
 from sageruntime.config.settings import Settings
 from sageruntime.config.task_type import TaskType
-from sageruntime.core.options import options_of
+from sageruntime.core.options import list_options
 from sageruntime.core.task_options import TaskOptions
 
 PARTITIONERS: dict[str, Callable[[], Partitioner]] = {
@@ -46,7 +46,7 @@ Partition = Annotated[
 """How packets are shared: by name, or the import path of a function or partitioner."""
 
 
-@with_options((), instead=[each for each in options_of(TaskOptions) if each.per_stage])
+@with_options((), instead=[each for each in list_options(TaskOptions) if each.per_stage])
 class StageConfig(OptionsSection):
     """One stage: exactly one of the kinds, and how it runs.
 

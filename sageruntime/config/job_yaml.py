@@ -18,7 +18,6 @@ class JobLoader(yaml.SafeLoader):
     """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        """See ``yaml``."""
         seen = set()
         for key, _ in node.value:
             if key.value in seen and isinstance(key, yaml.ScalarNode):
@@ -36,7 +35,7 @@ JobLoader.yaml_implicit_resolvers = {
 JobLoader.add_implicit_resolver(_BOOL, re.compile("true|True|TRUE|false|False|FALSE"), list("tTfF"))
 
 
-def line_of(node: yaml.Node | None, location: tuple[int | str, ...]) -> int:
+def find_line(node: yaml.Node | None, location: tuple[int | str, ...]) -> int:
     """The line, from 1, of the innermost node on the way to ``location`` that exists."""
     line = node.start_mark.line + 1 if node is not None else 1
     for step in location:

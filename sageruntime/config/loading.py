@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import ValidationError
 
-from sageruntime.config.environment import from_environment, variables_of
+from sageruntime.config.environment import from_environment, list_variables
 from sageruntime.config.job import JobConfig, StageConfig
-from sageruntime.config.job_yaml import JobLoader, line_of
+from sageruntime.config.job_yaml import JobLoader, find_line
 from sageruntime.config.settings import Settings
 from sageruntime.errors import ConfigError
 
@@ -84,10 +84,10 @@ def _describe(
 ) -> str:
     """A mistake: where it is, and what to do."""
     location = problem["loc"] + tuple(problem.get("ctx", {}).get("at", ()))
-    what = f"{_path_of(location)}: {_remedy(problem)}"
+    what = f"{_format_path(location)}: {_remedy(problem)}"
     if _is_in(environment, location):
-        return f"environment variable {', '.join(variables_of(location))}: {what}"
-    return what if path is None else f"{path}:{line_of(root, location)}: {what}"
+        return f"environment variable {', '.join(list_variables(location))}: {what}"
+    return what if path is None else f"{path}:{find_line(root, location)}: {what}"
 
 
 def _is_in(data: Any, location: Location) -> bool:
@@ -100,7 +100,7 @@ def _is_in(data: Any, location: Location) -> bool:
     return bool(location)
 
 
-def _path_of(location: Location) -> str:
+def _format_path(location: Location) -> str:
     path = ""
     for step in location:
         path += f"[{step}]" if isinstance(step, int) else f".{step}" if path else step

@@ -13,7 +13,7 @@ from pydantic_core import PydanticCustomError
 
 from sageruntime.config import units
 from sageruntime.config.section import Section
-from sageruntime.core.options import Delay, Option, Options, Seconds, options_of
+from sageruntime.core.options import Delay, Option, Options, Seconds, list_options
 from sageruntime.errors import InvalidOption
 
 _UNITS = {Seconds: units.Seconds, Delay: units.Delay}
@@ -40,8 +40,8 @@ def with_options(
         instead: those that stand elsewhere for the whole job, and may be given here for a part.
     """
     fields = {
-        **{each.name: (_type_of(each.type), _field(each)) for each in options},
-        **{each.name: (_type_of(each.type) | None, _field_instead(each)) for each in instead},
+        **{each.name: (_convert_type(each.type), _field(each)) for each in options},
+        **{each.name: (_convert_type(each.type) | None, _field_instead(each)) for each in instead},
     }
 
     def extended(section: type[S]) -> type[S]:
@@ -73,7 +73,7 @@ def given_options(
         PydanticCustomError: the values of a policy do not go together.
     """
     given = {}
-    for option in options_of(type(instead_of)):
+    for option in list_options(type(instead_of)):
         if option.name not in section.model_fields_set:
             continue
         value = getattr(section, option.name)
@@ -93,7 +93,7 @@ def given_options(
 def _field(option: Option) -> Any:
     default = option.default
     if isinstance(default, Options):
-        default = _section_of(type(default))()
+        default = _make_section(type(default))()
     elif isinstance(default, Enum):
         default = default.value
     return Field(default, description=option.meaning)
@@ -114,10 +114,10 @@ def _takes_none(option: Option) -> bool:
     return NoneType in get_args(option.type)
 
 
-def _type_of(kind: Any) -> Any:
+def _convert_type(kind: Any) -> Any:
     """What a field of a section takes, for what an option takes."""
     if get_origin(kind) in (Union, UnionType):
-        return Union[tuple(map(_type_of, get_args(kind)))]  # noqa: UP007
+        return Union[tuple(map(_convert_type, get_args(kind)))]  # noqa: UP007
     if kind in _UNITS:
         return _UNITS[kind]
     if get_origin(kind) is Annotated:
@@ -126,14 +126,14 @@ def _type_of(kind: Any) -> Any:
     if isinstance(kind, type) and issubclass(kind, Enum):
         return Literal[tuple(member.value for member in kind)]
     if isinstance(kind, type) and issubclass(kind, Options):
-        return _section_of(kind)
+        return _make_section(kind)
     return kind
 
 
 _SECTIONS: dict[type[Options], type[OptionsSection]] = {}
 
 
-def _section_of(options: type[Options]) -> type[OptionsSection]:
+def _make_section(options: type[Options]) -> type[OptionsSection]:
     """The section for a class of options that is an option itself, such as a policy."""
     if options not in _SECTIONS:
 
@@ -141,5 +141,5 @@ def _section_of(options: type[Options]) -> type[OptionsSection]:
             __doc__ = (options.__doc__ or "").partition("\n\n")[0]
 
         Made.__name__ = options.__name__
-        _SECTIONS[options] = with_options(options_of(options))(Made)
+        _SECTIONS[options] = with_options(list_options(options))(Made)
     return _SECTIONS[options]

@@ -1,4 +1,4 @@
-"""What can be configured, for editors and for readers."""
+"""The JSON schema of job files, and the table of all options."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ def options_table() -> str:
 
 
 def _rows(
-    section: dict[str, Any], sections: dict[str, Any], prefix: str, told: dict[str, str]
+    section: dict[str, Any], sections: dict[str, Any], prefix: str, seen: dict[str, str]
 ) -> Iterator[tuple[str, str, str, str]]:
     """Name, kind of value, default and meaning of each option of a section.
 
-    ``told`` has the sections that came before, with where they were.
+    ``seen`` maps the sections listed before to their paths.
     """
     for key, option in section["properties"].items():
         path, inner = f"{prefix}{key}", option
@@ -42,11 +42,11 @@ def _rows(
         inner = next((part for part in inner.get("anyOf", ()) if "$ref" in part), inner)
         reference = inner.get("$ref", "").rpartition("/")[2]
         meaning = " ".join(option.get("description", "").split())
-        if reference in told:
-            yield f"`{path}`", f"as `{told[reference]}`", "", meaning
+        if reference in seen:
+            yield f"`{path}`", f"as `{seen[reference]}`", "", meaning
         elif reference:
-            told[reference] = path
-            yield from _rows(sections[reference], sections, f"{path}.", told)
+            seen[reference] = path
+            yield from _rows(sections[reference], sections, f"{path}.", seen)
         else:
             required = key in section.get("required", ())
             yield f"`{path}`", _kind(option), "required" if required else _default(option), meaning

@@ -8,14 +8,14 @@ from pydantic import Field
 
 from sageruntime.config.options import OptionsSection, given_options, with_options
 from sageruntime.config.task_type import TaskType
-from sageruntime.core.options import options_of
+from sageruntime.core.options import list_options
 from sageruntime.core.task_options import TaskOptions
 from sageruntime.service.options import ServiceOptions
 
 
 @with_options(
-    [each for each in options_of(ServiceOptions) if not each.section],
-    instead=[each for each in options_of(ServiceOptions) if each.section],
+    [each for each in list_options(ServiceOptions) if not each.section],
+    instead=[each for each in list_options(ServiceOptions) if each.section],
 )
 class ServiceConfig(OptionsSection):
     """A service that the operators of a job can call."""

@@ -10,14 +10,14 @@ from pydantic_core import PydanticCustomError
 from sageruntime.config.options import OptionsSection, given_options, with_options
 from sageruntime.config.section import Section
 from sageruntime.config.units import Bytes
-from sageruntime.core.options import Option, options_of
+from sageruntime.core.options import Option, list_options
 from sageruntime.core.task_options import TaskOptions
 from sageruntime.recovery import CheckpointOptions
 from sageruntime.tracing import Tracing
 
 
 def _in(section: str) -> list[Option]:
-    return [each for each in options_of(TaskOptions) if each.section == section]
+    return [each for each in list_options(TaskOptions) if each.section == section]
 
 
 @with_options(_in("task.local"))
@@ -61,7 +61,7 @@ class DeadLettersConfig(Section):
     only. Relative to the working directory."""
 
 
-@with_options(options_of(CheckpointOptions))
+@with_options(list_options(CheckpointOptions))
 class CheckpointConfig(OptionsSection):
     """The state of the job, kept while it runs."""
 

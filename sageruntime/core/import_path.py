@@ -1,4 +1,4 @@
-"""Import paths: ``module:attribute``, for what has no name of its own."""
+"""Import paths: ``module:attribute``."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from typing import Any
 
 import cloudpickle
 
-# Modules that were found in a folder; and who carries them by value, one at a time.
-_of_folders: dict[str, ModuleType] = {}
-_carrying = threading.RLock()
+# Modules that were found in a folder, and a lock around their registration with cloudpickle.
+_folder_modules: dict[str, ModuleType] = {}
+_registering = threading.RLock()
 
 
 @contextmanager
-def carried_by_value() -> Iterator[None]:
-    """Within, what is of modules that were found in a folder is pickled with its code.
+def pickled_by_value() -> Iterator[None]:
+    """Within this block, objects of modules found in a folder are pickled with their code.
 
-    That is for hosts that cannot import them. Where they can, a class is the same for all who
-    pickle and unpickle its instances only if it goes by name.
+    That is for hosts that cannot import these modules. Hosts that can must get them by name: a
+    class pickled by value would be another class there.
     """
-    with _carrying:
+    with _registering:
         by_value = cloudpickle.list_registry_pickle_by_value()
-        modules = [module for name, module in _of_folders.items() if name not in by_value]
+        modules = [module for name, module in _folder_modules.items() if name not in by_value]
         for module in modules:
             cloudpickle.register_pickle_by_value(module)
         try:
@@ -41,7 +41,7 @@ def import_attribute(path: str, folder: Path | None = None) -> Any:
     """What ``module:attribute`` or ``module:class.attribute`` leads to.
 
     Modules are looked for in ``folder``, too, from now on, and by the processes that are started
-    from here. Ray, whose nodes may not have it, gets those modules: see :func:`carried_by_value`.
+    from here. Ray, whose nodes may not have it, gets those modules: see :func:`pickled_by_value`.
 
     Raises:
         ImportError: there is no such module; or whatever the module itself raises.
@@ -63,5 +63,5 @@ def _import(module_name: str, folder: Path | None) -> ModuleType:
     module = importlib.import_module(module_name)
     origin = getattr(module, "__file__", None)
     if origin is not None and Path(origin).resolve().is_relative_to(place):
-        _of_folders[module.__name__] = module
+        _folder_modules[module.__name__] = module
     return module

@@ -1,4 +1,4 @@
-"""What a message says about a name that nobody knows."""
+"""Error messages for unknown names."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Options: dataclasses whose fields say what they take, what they mean and where they stand.
+"""Options: dataclasses whose fields declare their type, meaning and place in job files.
 
-An option is declared once, as a field made with :func:`option`. The check of its value, its place
-in job files and its row in the documentation are made from that declaration.
+An option is declared once, as a field made with :func:`option`. The check of its value, its key in
+job files and its row in the documentation are derived from that declaration.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class Options:
             cls.__doc__ = "\n".join([f"{(cls.__doc__ or '').rstrip()}\n\n    Options:", *declared])
 
     def __post_init__(self) -> None:
-        for declared in options_of(type(self)):
+        for declared in list_options(type(self)):
             value = getattr(self, declared.name)
             if not _fits(value, declared.type):
                 raise InvalidOption(
@@ -109,7 +109,7 @@ class Options:
                 )
 
 
-def options_of(options: type[Options]) -> tuple[Option, ...]:
+def list_options(options: type[Options]) -> tuple[Option, ...]:
     """The options of a class, in the order in which they are declared."""
     types = get_type_hints(options, include_extras=True)
     return tuple(

@@ -1,4 +1,4 @@
-"""What becomes of a packet that fails, and how often, and how fast, what failed is tried again."""
+"""Policies for packets that fail, and for retries and restarts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Literal, NoReturn
 from sageruntime.core.options import Count, CountFromZero, Delay, Options, Seconds, option
 from sageruntime.errors import InvalidOption
 
-# 2.0 ** 1024 overflows; long before that the delay is the longest one.
+# 2.0 ** 1024 overflows; long before that, max_backoff limits the delay.
 _MOST_DOUBLINGS = 1000
 
 

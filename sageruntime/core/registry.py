@@ -1,4 +1,4 @@
-"""Names for what a job is made of: built in, registered here, or of an installed package."""
+"""Registry: finds operators and task types by name."""
 
 from __future__ import annotations
 
@@ -53,7 +53,8 @@ class Registry:
         :func:`~sageruntime.core.import_path.import_attribute`.
 
         Raises:
-            RuntimeTaskError: of the registry's own type; it means nothing, or cannot be imported.
+            RuntimeTaskError: the registry's error type; nothing has that name, or it cannot be
+                imported.
         """
         if name in self._registered:
             return self._registered[name]
@@ -76,6 +77,6 @@ class Registry:
 @cache
 def installed_entry_points(group: str) -> tuple[EntryPoint, ...]:
     """What the installed packages have in a group; looked up once in each process."""
-    from importlib.metadata import entry_points  # not by every process: it takes 20 ms
+    from importlib.metadata import entry_points  # late: it takes 20 ms, and few processes need it
 
     return tuple(entry_points(group=group))

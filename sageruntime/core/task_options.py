@@ -6,7 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
-from sageruntime.core.options import Count, CountFromTwo, Options, Seconds, option, options_of
+from sageruntime.core.options import (
+    Count,
+    CountFromTwo,
+    Options,
+    Seconds,
+    list_options,
+    option,
+)
 from sageruntime.core.policies import ErrorPolicy, RestartPolicy, RetryPolicy
 from sageruntime.errors import InvalidOption
 
@@ -134,7 +141,7 @@ class TaskKeywords(TypedDict, total=False):
     monitoring_interval: float
 
 
-OPTION_NAMES = [each.name for each in options_of(TaskOptions)]
+OPTION_NAMES = [each.name for each in list_options(TaskOptions)]
 """The names of a task's options."""
 
 

@@ -1,1 +1,1 @@
-"""Dead letters: gathered while a job runs, kept in a SQLite file, looked at, and sent again."""
+"""Dead letters: collected while a job runs, stored in a SQLite file, and replayed."""

@@ -63,7 +63,7 @@ class DeadLetterCollector:
         try:
             self._store.add(self._job, letters)
         except DeadLetterStoreError as error:
-            # the tasks must not have to wait for a disk that is full
+            # tasks must not block because the disk is full
             _logger.error("%d dead letters are in the job's result only: %s", len(letters), error)
             return False
         return True

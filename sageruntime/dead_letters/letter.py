@@ -49,10 +49,10 @@ class DeadLetter(msgspec.Struct):
         # The packet is pickled apart: where it cannot be rebuilt, the letter still arrives.
         fields = msgspec.structs.asdict(self)
         packet = fields.pop("packet")
-        return _arrived, (None if packet is None else cloudpickle.dumps(packet), fields)
+        return _rebuild, (None if packet is None else cloudpickle.dumps(packet), fields)
 
 
-def _arrived(packet: bytes | None, fields: dict[str, Any]) -> DeadLetter:
+def _rebuild(packet: bytes | None, fields: dict[str, Any]) -> DeadLetter:
     if packet is None:
         return DeadLetter(None, **fields)
     try:

@@ -19,7 +19,7 @@ from sageruntime.errors import DeadLetterStoreError
 
 # Tells our files from those of other programs, and their versions from each other.
 _APPLICATION = 0x53474451
-_VERSION = 1
+_VERSION = 2
 
 _SCHEMA = f"""
 BEGIN IMMEDIATE;
@@ -35,9 +35,17 @@ CREATE TABLE IF NOT EXISTS letters (
     error TEXT NOT NULL,
     traceback TEXT NOT NULL,
     failed_at INTEGER NOT NULL,
-    tries INTEGER NOT NULL DEFAULT 1
+    tries INTEGER NOT NULL DEFAULT 1,
+    raw BLOB
 );
 PRAGMA application_id = {_APPLICATION};
+PRAGMA user_version = {_VERSION};
+COMMIT;
+"""
+
+_FROM_VERSION_1 = f"""
+BEGIN IMMEDIATE;
+ALTER TABLE letters ADD COLUMN raw BLOB;
 PRAGMA user_version = {_VERSION};
 COMMIT;
 """
@@ -64,7 +72,8 @@ class StoredLetter:
             one that its operator failed on.
         replayable: whether the packet is kept, and not only its ``repr``.
         packet_id: the packet's, None for a message that could not be decoded.
-        payload: the ``repr`` of the payload, at most 2000 characters.
+        payload: the ``repr`` of the payload, or of the raw bytes of a packet that could not be
+            decoded; at most 2000 characters.
         error: the error's type and message, of the last try.
         traceback: where it was raised.
         failed_at: when, in nanoseconds since the epoch.
@@ -166,6 +175,15 @@ class DeadLetterStore(Closing):
             ) from error
         return packet
 
+    def raw(self, letter: StoredLetter) -> bytes | None:
+        """The bytes of a packet that could not be decoded, as it travelled; None for any other."""
+        with self._errors():
+            row = self._database.execute(
+                "SELECT raw FROM letters WHERE id = ?", (letter.id,)
+            ).fetchone()
+        raw: bytes | None = row and row[0]
+        return raw
+
     def remove(self, ids: Collection[int]) -> None:
         """Remove letters.
 
@@ -176,7 +194,7 @@ class DeadLetterStore(Closing):
         with self._transaction():
             self._delete(ids)
 
-    def settle(
+    def record_replay(
         self,
         job: str,
         gone: Collection[int],
@@ -216,6 +234,8 @@ class DeadLetterStore(Closing):
         execute("COMMIT")
         if not application and not tables:
             self._database.executescript(_SCHEMA)
+        elif (application, version) == (_APPLICATION, 1):
+            self._database.executescript(_FROM_VERSION_1)
         elif (application, version) != (_APPLICATION, _VERSION):
             raise DeadLetterStoreError(
                 f"{self.path} is no file of dead letters of this version; name another file"
@@ -224,7 +244,7 @@ class DeadLetterStore(Closing):
     def _insert(self, job: str, letters: Iterable[DeadLetter]) -> None:
         self._database.executemany(
             "INSERT INTO letters (job, stage, task, is_result, packet, packet_id, payload, error, "
-            "traceback, failed_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "traceback, failed_at, raw) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             [(job, *_row(letter)) for letter in letters],
         )
 
@@ -246,7 +266,10 @@ class DeadLetterStore(Closing):
 
 def _row(letter: DeadLetter) -> tuple[Any, ...]:
     packet = letter.packet
-    payload = "" if packet is None else packet.payload if letter.is_repr else repr(packet.payload)
+    if packet is None:
+        payload = "" if letter.raw is None else repr(letter.raw)
+    else:
+        payload = packet.payload if letter.is_repr else repr(packet.payload)
     return (
         letter.stage,
         letter.task,
@@ -257,6 +280,7 @@ def _row(letter: DeadLetter) -> tuple[Any, ...]:
         letter.error,
         letter.traceback,
         letter.failed_at,
+        letter.raw,
     )
 
 

@@ -1,4 +1,4 @@
-"""Whether this machine has what tasks need, and the remedy for what it has not."""
+"""Checks of the machine: what tasks need, and how to provide what is missing."""
 
 from sageruntime.doctor.check import Check, Outcome
 from sageruntime.doctor.examination import can_share_memory, examine, require

@@ -41,7 +41,7 @@ def processes() -> Check:
     soft, _ = resource.getrlimit(resource.RLIMIT_NPROC)
     if soft == resource.RLIM_INFINITY or os.getuid() == 0:
         return ok(name, "no limit")
-    free = soft - sum(_threads_of(os.getuid()))
+    free = soft - sum(_list_threads(os.getuid()))
     found = f"{free:,} of {soft:,} free, threads included"
     remedy = f"ulimit -u {max(4096, soft * 2)}, or LimitNPROC= of the systemd unit"
     if free < _LEAST_PROCESSES:
@@ -51,11 +51,11 @@ def processes() -> Check:
     return ok(name, found)
 
 
-def _threads_of(user: int) -> Iterator[int]:
+def _list_threads(user: int) -> Iterator[int]:
     """How many threads each process of a user has."""
     for entry in Path("/proc").iterdir():
         try:
             if entry.name.isdigit() and entry.stat().st_uid == user:
                 yield len(os.listdir(entry / "task"))
         except OSError:
-            continue  # it has ended meanwhile
+            continue  # it has just ended

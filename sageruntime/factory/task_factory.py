@@ -66,27 +66,27 @@ def check_task_type(on: TaskType) -> None:
         find_task(on)
 
 
-def host_of(on: TaskType) -> str:
+def find_host(on: TaskType) -> str:
     """Where tasks of a type run: ``"thread"``, ``"process"``, ``"ray"``, or what it says itself."""
     return on if isinstance(on, str) and on in get_args(Host) else find_task(on).host
 
 
-def scope_of(*types: TaskType, ray: Scope = "cluster") -> Scope:
+def choose_scope(*types: TaskType, ray: Scope = "cluster") -> Scope:
     """How far apart tasks of these types may be.
 
     Args:
         types: the task types.
         ray: how far Ray reaches.
     """
-    return max((_scope_of(on, ray) for on in types), key=_REACH.index)
+    return max((_choose_scope(on, ray) for on in types), key=_REACH.index)
 
 
-def codec_of(*types: TaskType) -> str:
+def choose_codec(*types: TaskType) -> str:
     """How items become bytes between tasks of these types, where they share memory.
 
     Actors of Ray cannot import what a script defines; see :mod:`sagequeue.codecs`.
     """
-    return "cloudpickle" if "ray" in map(host_of, types) else "pickle"
+    return "cloudpickle" if "ray" in map(find_host, types) else "pickle"
 
 
 def create_task(
@@ -102,8 +102,8 @@ def create_task(
     return find_task(on)(ctx, operator_factory, **options)
 
 
-def _scope_of(on: TaskType, ray: Scope) -> Scope:
-    if host_of(on) == "ray":
+def _choose_scope(on: TaskType, ray: Scope) -> Scope:
+    if find_host(on) == "ray":
         return ray
     known = _SCOPES.get(on) if isinstance(on, str) else None
     return known or find_task(on).default_scope

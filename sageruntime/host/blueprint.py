@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import cloudpickle
 
 from sageruntime.communication.router import Connection, Partitioner
-from sageruntime.errors import TaskStartError, text_of
+from sageruntime.errors import TaskStartError, describe_error
 from sageruntime.host.hosted_task import HostedTask
 from sageruntime.runner.task_runner import TaskSpec, Tell
 
@@ -41,9 +41,9 @@ class Blueprint:
         except Exception as error:
             raise TaskStartError(
                 f"{self.spec.ctx.name} cannot be sent to its host: {self.spec.operator_factory!r}, "
-                f"a plugin or a key function does not pickle ({text_of(error)}). Open files, "
-                "connections and generators in the operator's open(), or pass a function that "
-                "makes them"
+                f"a plugin or a key function does not pickle ({describe_error(error)}). Open "
+                "files, connections and generators in the operator's open(), or pass a function "
+                "that makes them"
             ) from error
         return data
 

@@ -162,4 +162,4 @@ class HostedTask:
             connection.queue.close()
 
     def _get_profile(self) -> StackProfile | None:
-        return None if self._spy is None else self._spy.profile_of(self.name)
+        return None if self._spy is None else self._spy.get_profile(self.name)

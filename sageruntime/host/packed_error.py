@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import traceback
 from dataclasses import dataclass
 
 import cloudpickle
 
-from sageruntime.errors import RemoteError, text_of
+from sageruntime.errors import RemoteError, describe_error, format_traceback
 
 
 class RemoteTraceback(Exception):
@@ -34,7 +33,9 @@ class PackedError:
             chain.append(link)
             link = link.__cause__
         return cls(
-            [_dumps(link) for link in chain], [text_of(link) for link in chain], _trace_of(error)
+            [_dumps(link) for link in chain],
+            [describe_error(link) for link in chain],
+            format_traceback(error),
         )
 
     def unpack(self) -> BaseException:
@@ -45,13 +46,6 @@ class PackedError:
             error.__cause__ = below
             below = error
         return below
-
-
-def _trace_of(error: BaseException) -> str:
-    try:
-        return "".join(traceback.format_exception(type(error), error, error.__traceback__))
-    except Exception:  # an error in the chain whose text cannot be made
-        return "".join(traceback.format_tb(error.__traceback__))
 
 
 def _dumps(error: BaseException) -> bytes:

@@ -9,7 +9,7 @@ from typing import Any
 import cloudpickle
 import msgspec
 
-from sageruntime.errors import OperatorError, RemoteError, text_of
+from sageruntime.errors import OperatorError, RemoteError, describe_error
 from sageruntime.host.packed_error import PackedError
 from sageruntime.runner import commands as do
 from sageruntime.runner import events as told
@@ -64,8 +64,8 @@ def encode_event(event: told.Event) -> bytes:
             result = cloudpickle.dumps(report.result)
         except Exception as cause:
             error = OperatorError(
-                f"the result of {report.status.name} does not pickle: {text_of(cause)}; return "
-                "plain data from result(), or run the sink on a thread"
+                f"the result of {report.status.name} does not pickle: {describe_error(cause)}; "
+                "return plain data from result(), or run the sink on a thread"
             )
         fields["report"] = report.without_result()
     return msgspec.msgpack.encode(_Parts(
@@ -91,7 +91,7 @@ def decode_event(data: bytes) -> told.Event:
             except Exception as cause:
                 error = RemoteError(
                     f"the result of {report.status.name} cannot be rebuilt in this process: "
-                    f"{text_of(cause)}"
+                    f"{describe_error(cause)}"
                 )
                 error.__cause__ = cause
         fields["report"] = report if error is None else report.with_error(error)

@@ -1,4 +1,4 @@
-"""What tasks count and measure: counts, throughput, latencies, resources; and who is told."""
+"""Metrics of tasks and jobs: counts, throughput, latencies, resources."""
 
 from sageruntime.metrics.latency import LatencyHistogram, LatencySummary
 from sageruntime.metrics.meter import Meter

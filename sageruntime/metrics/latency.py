@@ -36,7 +36,7 @@ class LatencySummary(msgspec.Struct, frozen=True):
         """How many packets took at most each of these numbers of seconds, which ascend."""
         counts = [0] * (len(bounds) + 1)
         for bucket, count in self.buckets.items():
-            counts[bisect_left(bounds, _end_of(bucket) / 1e6)] += count
+            counts[bisect_left(bounds, _bucket_end(bucket) / 1e6)] += count
         return list(accumulate(counts[:-1]))
 
 
@@ -110,9 +110,9 @@ class LatencyHistogram:
         up_to = list(accumulate(count for _, count in buckets))
         # the rank as HdrHistogram rounds it
         ranks = [max(1, int(percent * up_to[-1] / 100 + 0.5)) for percent in percents]
-        return [_end_of(buckets[bisect_left(up_to, rank)][0]) / 1e6 for rank in ranks]
+        return [_bucket_end(buckets[bisect_left(up_to, rank)][0]) / 1e6 for rank in ranks]
 
 
-def _end_of(bucket: int) -> int:
+def _bucket_end(bucket: int) -> int:
     """The last microsecond that counts in the bucket beginning at ``bucket``."""
     return int(bucket + (1 << max(0, bucket.bit_length() - _PRECISION_BITS)) - 1)

@@ -134,6 +134,6 @@ def _resident_bytes() -> int:
 
 @cache
 def _process(pid: int) -> psutil.Process:
-    import psutil  # here, because whoever imports the runtime imports this module
+    import psutil  # imported late: every import of the runtime imports this module
 
     return psutil.Process(pid)

@@ -1,4 +1,4 @@
-"""Monitor: tells listeners what is measured, at every interval."""
+"""Monitor: calls listeners with a measurement at every interval."""
 
 from __future__ import annotations
 
@@ -54,9 +54,9 @@ class Monitor(Generic[T]):
             thread.join(_LISTENER_GRACE_SECONDS)
 
     def _run(self) -> None:
-        over = False
-        while not over:
-            over = self._closed.wait(self._interval)
+        ended = False
+        while not ended:
+            ended = self._closed.wait(self._interval)
             measurement = self._measure()
             for listener in list(self._listeners):
                 try:

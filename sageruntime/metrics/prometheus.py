@@ -22,9 +22,9 @@ _TASK_LABELS = ("job", "stage", "task", "host")
 _PROCESS_LABELS = ("job", "node", "pid")
 
 _COUNTERS = {
-    "processed": ("packets_processed", "Packets dealt with without an error."),
+    "processed": ("packets_processed", "Packets processed without an error."),
     "emitted": ("packets_emitted", "Packets routed downstream."),
-    "errors": ("errors", "Packets the error policy had to deal with."),
+    "errors": ("errors", "Packets that met the error policy."),
     "retries": ("retries", "Times a packet was given to the operator again."),
     "timeouts": ("timeouts", "Packets that took longer than the processing timeout."),
     "restarts": ("restarts", "Times the task was started again after a failure."),
@@ -158,7 +158,7 @@ def _threads(tasks: _Tasks) -> Iterator[Metric]:
     labels = (*_TASK_LABELS, "thread")
     processed = CounterMetricFamily(
         "sageruntime_thread_packets_processed",
-        "Packets dealt with by one worker thread.",
+        "Packets processed by one worker thread.",
         labels=labels,
     )
     cpu = CounterMetricFamily(

@@ -17,8 +17,8 @@ class TimeSpent(msgspec.Struct, frozen=True):
         waiting: for the next batch to come, to be resumed, or for the end of the job.
         decoding: taking batches from the queue and decoding them.
         operator: in the operator, and whatever else the loop does; for a source, reading it.
-        routing: dealing out, encoding and putting the results, and waiting for room downstream.
-            Where worker threads route side by side, their mean.
+        routing: partitioning, encoding and putting the results, and waiting for room downstream.
+            With several worker threads, their mean.
     """
 
     waiting: float = 0.0
@@ -28,7 +28,7 @@ class TimeSpent(msgspec.Struct, frozen=True):
 
     @property
     def total(self) -> float:
-        """All of it."""
+        """The sum."""
         return self.waiting + self.decoding + self.operator + self.routing
 
     def __add__(self, other: TimeSpent) -> TimeSpent:
@@ -44,9 +44,9 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     """What is measured of a task, and in sum of several.
 
     Attributes:
-        processed: packets dealt with without an error; for a source, packets read.
+        processed: packets processed without an error; for a source, packets read.
         emitted: packets routed downstream.
-        errors: packets the error policy had to deal with.
+        errors: packets that met the error policy.
         retries: times a packet was given to the operator again.
         timeouts: packets that took longer than the processing timeout.
         restarts: times a task was started again after a failure.
@@ -82,7 +82,7 @@ class ThreadUsage(msgspec.Struct, frozen=True):
 
     Attributes:
         name: the thread's.
-        processed: packets it has dealt with.
+        processed: packets it has processed.
         cpu_seconds: its CPU time.
     """
 
@@ -133,7 +133,7 @@ class MetricsSnapshot(Figures, frozen=True, kw_only=True):
     process: ProcessUsage | None = None
 
     def after(self, earlier: MetricsSnapshot) -> MetricsSnapshot:
-        """This, with what an earlier host of the same task has counted."""
+        """This snapshot plus the counts of an earlier host of the same task."""
         figures = _sum((earlier, self))
         seconds = earlier.seconds + self.seconds
         figures.update(
@@ -172,7 +172,7 @@ class JobMetrics(Figures, frozen=True, kw_only=True):
         at: when it was measured, in nanoseconds since the epoch.
         seconds: how long it has been running.
         stages: in the order of the pipeline.
-        services: likewise; a packet of theirs is a call. The sums leave them out.
+        services: in the order of the pipeline; their packets are calls. Not included in the sums.
         processes: each process that hosts tasks, once.
     """
 

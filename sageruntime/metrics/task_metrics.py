@@ -26,8 +26,8 @@ class TaskMetrics:
     """The counts of one task. One thread writes each of them; any thread may read them.
 
     Attributes:
-        processed: packets dealt with without an error; for a source, packets read.
-        errors: packets the error policy had to deal with.
+        processed: packets processed without an error; for a source, packets read.
+        errors: packets that met the error policy.
         retries: times a packet was given to the operator again.
         timeouts: packets that took longer than the processing timeout.
         restarts: times the task was started again after a failure.
@@ -73,7 +73,7 @@ class TaskMetrics:
         Args:
             routing: seconds that its threads were in the router, of all threads together.
         """
-        # its lanes are there side by side, while it waits for them
+        # lanes route in parallel while the loop waits for them
         routing = self.flushing + (routing - self.flushing) / (len(self.lanes) or 1)
         working = max(0.0, self.seconds - self.waiting - self.decoding)
         routing = min(routing, working)  # a source is flushed by another thread, too
@@ -133,7 +133,7 @@ class ThreadCounts:
 
     Attributes:
         name: the thread's.
-        processed: packets it has dealt with.
+        processed: packets it has processed.
     """
 
     def __init__(self) -> None:

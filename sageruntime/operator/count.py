@@ -17,12 +17,10 @@ class CountByKey(BaseOperator):
         self.counts: defaultdict[Any, int] = defaultdict(int)
 
     def process(self, packet: Packet) -> Results:
-        """See :class:`BaseOperator`."""
         self.counts[packet.key] += 1
         return None
 
     def finish(self) -> Results:
-        """See :class:`BaseOperator`."""
         return (Packet(item, key=item[0]) for item in self.counts.items())
 
     def snapshot(self) -> defaultdict[Any, int]:

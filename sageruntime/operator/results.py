@@ -12,7 +12,7 @@ Results = Packet | Iterable[Packet] | None
 """One packet, several, or nothing."""
 
 
-def packets_of(results: Results, operator: object) -> Iterator[Packet]:
+def iterate_results(results: Results, operator: object) -> Iterator[Packet]:
     """What ``process`` or ``finish`` returned, one packet after the other.
 
     Raises:

@@ -11,7 +11,7 @@ from sageruntime.operator.results import Results
 
 
 class SinkOperator(BaseOperator):
-    """Base of sinks: ``process`` returns nothing, :meth:`result` what the job hands back."""
+    """Base of sinks: ``process`` returns nothing, :meth:`result` the job's result."""
 
     def result(self) -> Any:
         """The sink's part of the job's result; called once, after ``finish``."""
@@ -25,7 +25,6 @@ class FunctionSink(SinkOperator):
         self.function = function
 
     def process(self, packet: Packet) -> Results:
-        """See :class:`SinkOperator`."""
         self.function(packet.payload)
         return None
 
@@ -37,7 +36,6 @@ class CollectSink(SinkOperator):
         self.payloads: list[Any] = []
 
     def process(self, packet: Packet) -> Results:
-        """See :class:`SinkOperator`."""
         self.payloads.append(packet.payload)
         return None
 

@@ -20,7 +20,7 @@ class Idle(Enum):
 
 
 IDLE = Idle.IDLE
-"""What a source yields that has nothing just now, so that its task can take checkpoints."""
+"""A source yields this while it has no data, so that its task can take checkpoints."""
 
 
 class SourceOperator(BaseOperator):
@@ -60,19 +60,18 @@ class IterableSource(SourceOperator):
 
     def __init__(self, origin: Iterable[Any] | Callable[[], Iterable[Any]]) -> None:
         self.origin = origin
-        # How many items of this instance's share are behind it, and what other numbers of
-        # instances had read before: the positions of each.
+        # How many items of its share this instance has yielded; and the positions of former
+        # instances, a list for each parallelism the stage had before.
         self._position = 0
         self._former: list[list[int]] = []
 
     def read(self) -> Iterator[Any]:
-        """See :class:`SourceOperator`."""
         items = self.origin() if callable(self.origin) else self.origin
         every = self.ctx.parallelism
         former = self._former
         others = self.ctx.index + self._position * every
         for item in items:
-            if item is IDLE:  # it counts for nothing: next time it may not come
+            if item is IDLE:  # not counted: the next time it may not come
                 yield item
             elif others:
                 others -= 1
@@ -87,11 +86,11 @@ class IterableSource(SourceOperator):
         return self._position, self._former
 
     def restore(self, state: tuple[int, list[list[int]]]) -> None:
-        """Pass over it: the iterable has to yield the same items again."""
+        """Skip the items that were yielded before; the iterable has to yield them again."""
         self._position, self._former = state
 
     def rescale(self, states: list[tuple[int, list[list[int]]]]) -> tuple[int, list[list[int]]]:
-        """Share anew what no instance has yielded."""
+        """Distribute the items that no former instance has yielded."""
         return 0, [*states[0][1], [position for position, _ in states]]
 
     def _was_read(self, position: int) -> bool:

@@ -26,8 +26,8 @@ class SqliteSink(SinkOperator, BatchOperator):
     """Executes a statement with each payload.
 
     In a job with checkpoints the rows of a checkpoint become one transaction, which is committed
-    once the checkpoint is complete, together with a mark that tells a later attempt that it was:
-    whatever is killed, each row gets there exactly once. The table ``sageruntime_marks`` has the
+    once the checkpoint is complete, together with a mark by which a later attempt sees that it was:
+    each row is written exactly once, whatever is killed. The table ``sageruntime_marks`` has the
     marks of the last 64 runs of each instance. Without checkpoints each batch is a transaction, and
     rows may be repeated after a restart.
 
@@ -49,7 +49,6 @@ class SqliteSink(SinkOperator, BatchOperator):
         self._written = 0
 
     def open(self) -> None:
-        """See :class:`BaseOperator`."""
         self._database = sqlite3.connect(self.path, timeout=60, check_same_thread=False)
         self._database.execute("PRAGMA journal_mode=WAL")
         self._database.executescript(f"{self.schema};{_MARKS}")
@@ -57,7 +56,6 @@ class SqliteSink(SinkOperator, BatchOperator):
         self._run = f"{ctx.job}/{ctx.stage}/{ctx.index}/{secrets.token_hex(8)}"
 
     def process_batch(self, packets: list[Packet]) -> Results:
-        """See :class:`BatchOperator`."""
         rows = [packet.payload for packet in packets]
         if self.task.coordinated:
             self._rows += rows
@@ -90,7 +88,7 @@ class SqliteSink(SinkOperator, BatchOperator):
     def rescale(
         self, states: list[tuple[str, int, int, list[Transaction]]]
     ) -> tuple[str, int, int, list[Transaction]]:
-        """Finish what some of the former instances had to write, and count it as written."""
+        """Commit what some of the former instances had to write, and count it as written."""
         written = 0
         for state in states[self.ctx.index :: self.ctx.parallelism]:
             former = SqliteSink(self.path, self.statement, self.schema)
@@ -100,7 +98,6 @@ class SqliteSink(SinkOperator, BatchOperator):
         return self._run, 0, written, []
 
     def checkpoint_completed(self) -> None:
-        """See :class:`BaseOperator`."""
         if self._pending:
             self._commit(self._pending)
             self._pending = []
@@ -110,7 +107,6 @@ class SqliteSink(SinkOperator, BatchOperator):
         return self._written + len(self._rows) + sum(len(rows) for _, rows in self._pending)
 
     def close(self) -> None:
-        """See :class:`BaseOperator`."""
         self._database.close()
 
     def _commit(self, transactions: list[Transaction]) -> None:

@@ -1,4 +1,4 @@
-"""Plugins: what is done before, after and beside a task's own work, by others than its operator."""
+"""Plugins: hooks before and after a task's operator, and on its errors, states and metrics."""
 
 from sageruntime.plugins.hooks import TaskHooks, hookimpl
 

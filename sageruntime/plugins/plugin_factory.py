@@ -27,25 +27,25 @@ def create_plugins(given: Sequence[Any], logger: logging.Logger) -> Plugins | No
         logger: where errors of monitoring hooks go.
 
     Raises:
-        PluginError: one cannot be imported, or is none.
+        PluginError: one cannot be imported, or is not a plugin.
     """
     plugins = [*_given(given), *_installed(given)]
     if not plugins:
         return None
-    from sageruntime.plugins.plugins import Plugins  # only here: imports take their time
+    from sageruntime.plugins.plugins import Plugins  # imported late: pluggy takes a while to import
 
     return Plugins(plugins, logger)
 
 
 def find_plugin(name: str, folder: Path | None = None) -> Any:
-    """What an import path leads to; ``no:NAME`` is that.
+    """The plugin at an import path; ``no:NAME`` is returned as it is.
 
     Args:
         name: the import path.
         folder: where to look for modules, too; those found there travel by value.
 
     Raises:
-        PluginError: it leads nowhere.
+        PluginError: it cannot be imported.
     """
     if name.startswith(_LEFT_OUT):
         return name

@@ -11,7 +11,7 @@ import pluggy
 
 from sageruntime.communication.router import Packet
 from sageruntime.errors import PluginError
-from sageruntime.operator.results import Results, packets_of
+from sageruntime.operator.results import Results, iterate_results
 from sageruntime.plugins.hooks import TaskHooks
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class Plugins:
         logger: where errors of monitoring hooks go.
 
     Raises:
-        PluginError: one has no hook, or one that does not exist, or takes what it is not given.
+        PluginError: one implements no hook, an unknown one, or one with unknown arguments.
     """
 
     def __init__(self, plugins: Iterable[tuple[str, Any]], logger: logging.Logger) -> None:
@@ -43,7 +43,7 @@ class Plugins:
         # pluggy calls first what was registered last
         for name, plugin in reversed(list(plugins)):
             self._register(name, plugin() if isinstance(plugin, type) else plugin)
-        self._monitors = {hook: self._callers_of(hook) for hook in _MONITORING}
+        self._monitors = {hook: self._find_callers(hook) for hook in _MONITORING}
 
     def implement(self, hook: str) -> bool:
         """Whether any of them implements a hook."""
@@ -61,14 +61,14 @@ class Plugins:
             packets, given = self._before([packet], operator)
             results: list[Packet] = []
             for one in packets:
-                results += packets_of(await process(one), operator)
+                results += iterate_results(await process(one), operator)
             return self.after(given, results, operator) if packets else []
 
         def plugged(packet: Packet) -> list[Packet]:
             packets, given = self._before([packet], operator)
             results: list[Packet] = []
             for one in packets:
-                results += packets_of(process(one), operator)
+                results += iterate_results(process(one), operator)
             return self.after(given, results, operator) if packets else []
 
         return plugged_later if inspect.iscoroutinefunction(operator.process) else plugged
@@ -84,7 +84,9 @@ class Plugins:
             packets, given = self._before(batch, operator)
             if not packets:
                 return []
-            return self.after(given, list(packets_of(process_batch(packets), operator)), operator)
+            return self.after(
+                given, list(iterate_results(process_batch(packets), operator)), operator
+            )
 
         return plugged
 
@@ -96,16 +98,16 @@ class Plugins:
         return results
 
     def on_state_change(self, task: TaskView) -> None:
-        """Tell those who want to know of a change of a task's state."""
-        self._tell("on_state_change", task=task)
+        """Call the hooks for a change of a task's state."""
+        self._call("on_state_change", task=task)
 
     def on_metrics(self, snapshot: MetricsSnapshot) -> None:
-        """Tell those who want to know of a measurement of a task."""
-        self._tell("on_metrics", snapshot=snapshot)
+        """Call the hooks for a measurement of a task."""
+        self._call("on_metrics", snapshot=snapshot)
 
     def on_error(self, ctx: TaskContext, packet: Packet | None, error: Exception) -> None:
-        """Tell those who want to know of an error."""
-        self._tell("on_error", ctx=ctx, packet=packet, error=error)
+        """Call the hooks for an error."""
+        self._call("on_error", ctx=ctx, packet=packet, error=error)
 
     def _implement_processing(self) -> bool:
         return self.implement("before_process") or self.implement("after_process")
@@ -118,7 +120,7 @@ class Plugins:
         self._manager.hook.before_process(ctx=operator.ctx, packets=packets)
         return packets, [packet.copy() for packet in packets]
 
-    def _tell(self, hook: str, **arguments: Any) -> None:
+    def _call(self, hook: str, **arguments: Any) -> None:
         for name, caller in list(self._monitors[hook].items()):
             try:
                 caller(**arguments)
@@ -138,8 +140,8 @@ class Plugins:
                 f"{', '.join(_HOOKS)}"
             )
 
-    def _callers_of(self, hook: str) -> dict[str, pluggy.HookCaller]:
-        """For each plugin that implements a hook, what calls only that plugin."""
+    def _find_callers(self, hook: str) -> dict[str, pluggy.HookCaller]:
+        """A caller of this hook for each plugin that implements it, by plugin name."""
         plugins = self._manager.list_name_plugin()
         callers = {}
         for name, plugin in plugins:

@@ -1,4 +1,4 @@
-"""Spy: looks at the stacks of this process's threads from outside, by py-spy."""
+"""Spy: py-spy, sampling the stacks of this process's threads."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ _logger = logging.getLogger(__name__)
 
 
 class Spy:
-    """Samples all threads of this process until it is asked what it saw.
+    """Samples all threads of this process until a profile is asked for.
 
     Raises:
-        MonitoringError: py-spy is not installed, or may not look at this process.
+        MonitoringError: py-spy is not installed, or may not trace this process.
     """
 
     def __init__(self) -> None:
@@ -52,21 +52,21 @@ class Spy:
             "--format", "raw", "--output", str(self._file), "--threads", "--idle", "--function",
             "--full-filenames", "--nonblocking",
         ]  # fmt: skip
-        with _sigint_let_through():  # which ends it
+        with _sigint_unblocked():  # py-spy ends on SIGINT
             self._process = subprocess.Popen(
                 command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                 start_new_session=True,
             )  # fmt: skip
-        _let_look(self._process.pid)
-        # py-spy reads the names of threads from this process's memory, and misses or mistakes some
+        _allow_tracing_by(self._process.pid)
+        # py-spy reads the names of threads from this process's memory and gets some wrong
         self._names: dict[int, str] = {}
-        self._over = threading.Event()
-        threading.Thread(target=self._note_names, name="spy-names", daemon=True).start()
+        self._ended = threading.Event()
+        threading.Thread(target=self._record_names, name="spy-names", daemon=True).start()
         self._await_start()
         self._started_at = time.monotonic()
         self._profiles: dict[str, StackProfile] | None = None
 
-    def profile_of(self, task: str) -> StackProfile:
+    def get_profile(self, task: str) -> StackProfile:
         """What was seen of the threads that worked for a task; the first call ends the sampling."""
         if self._profiles is None:
             self._profiles = self._stop()
@@ -77,29 +77,29 @@ class Spy:
             if of_the_task.fullmatch(thread)
         )
 
-    def _note_names(self) -> None:
-        while not self._over.wait(_NAMES_SECONDS):
+    def _record_names(self) -> None:
+        while not self._ended.wait(_NAMES_SECONDS):
             self._names |= {thread.native_id or 0: thread.name for thread in threading.enumerate()}
 
     def _await_start(self) -> None:
         assert self._process.stdout is not None
-        said = ""
+        output = ""
         for line in self._process.stdout:
-            said += line
+            output += line
             if _STARTED in line:
-                # it goes on talking, and must not have to wait for a reader
+                # it writes more later, and must not block on a full pipe
                 threading.Thread(target=self._process.stdout.read, daemon=True).start()
                 return
         self._process.wait()
         self._file.unlink()
         raise MonitoringError(
-            f"py-spy cannot look at process {os.getpid()}: {said.strip()}. It has to be allowed to "
-            "trace processes: in a container add the capability SYS_PTRACE"
+            f"py-spy cannot look at process {os.getpid()}: {output.strip()}. It has to be allowed "
+            "to trace processes: in a container add the capability SYS_PTRACE"
         )
 
     def _stop(self) -> dict[str, StackProfile]:
         seconds = time.monotonic() - self._started_at
-        self._over.set()
+        self._ended.set()
         self._process.send_signal(signal.SIGINT)
         try:
             self._process.wait(_STOP_SECONDS)
@@ -113,8 +113,8 @@ class Spy:
 
 
 @contextmanager
-def _sigint_let_through() -> Iterator[None]:
-    """What is started within gets SIGINT, though this process may keep it from its threads."""
+def _sigint_unblocked() -> Iterator[None]:
+    """A child started in this block receives SIGINT, even if this process blocks it."""
     before = signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     try:
         yield
@@ -122,13 +122,13 @@ def _sigint_let_through() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _let_look(pid: int) -> None:
-    """Where the kernel lets processes look only at their children (yama), make an exception."""
+def _allow_tracing_by(pid: int) -> None:
+    """Allow another process to trace this one where Yama allows only parents to."""
     ctypes.CDLL(None).prctl(_PR_SET_PTRACER, ctypes.c_ulong(pid), 0, 0, 0)
 
 
 def _by_thread(raw: str, duration: float, names: Mapping[int, str]) -> dict[str, StackProfile]:
-    """The stacks of py-spy's raw format, ``thread;frame;frame samples``, without how they begin."""
+    """Stacks by thread, from py-spy's raw format: ``thread;frame;frame samples``."""
     threads: defaultdict[str, Counter[Stack]] = defaultdict(Counter)
     for line in raw.splitlines():
         stack, _, samples = line.rpartition(" ")
@@ -137,12 +137,13 @@ def _by_thread(raw: str, duration: float, names: Mapping[int, str]) -> dict[str,
         name = told and names.get(int(told[1], 0), told[2])
         if name and frames:
             threads[name][tuple(map(_frame, frames))] += int(samples)
-    # some thread has been there all the time; on a busy machine samples are taken less often
+    # the thread seen most often was there for the whole duration; on a busy machine samples are
+    # taken less often than asked for
     most = max((sum(stacks.values()) for stacks in threads.values()), default=1)
     return {
         thread: StackProfile(
             {stack: count * duration / most for stack, count in stacks.items()}
-        ).without_stem()
+        ).without_common_callers()
         for thread, stacks in threads.items()
     }
 

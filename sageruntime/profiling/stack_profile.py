@@ -1,4 +1,4 @@
-"""StackProfile: where threads were, and for how long."""
+"""StackProfile: how much time threads spent in each stack."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Stack = tuple[Frame, ...]
 
 
 class StackProfile:
-    """Seconds by stack; what several threads or tasks spent adds up.
+    """Seconds by stack, in sum of several threads or tasks.
 
     Args:
         seconds: how long each stack was seen.
@@ -40,15 +40,15 @@ class StackProfile:
         return sum(self.seconds.values())
 
     def under(self, frame: Frame) -> StackProfile:
-        """The same with one more frame at the outside."""
+        """The same with one more outermost frame."""
         return StackProfile({(frame, *stack): spent for stack, spent in self.seconds.items()})
 
-    def without_stem(self) -> StackProfile:
-        """The same without the frames that begin every stack: how the thread was started."""
-        # what the first and the last in order have in common, all have
+    def without_common_callers(self) -> StackProfile:
+        """The same without the outermost frames that all stacks share: the start of the thread."""
+        # stacks in order: what the first and the last have in common, all have
         outermost = zip(min(self.seconds, default=())[:-1], max(self.seconds, default=())[:-1])
-        stem = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], outermost))
-        return StackProfile({stack[stem:]: spent for stack, spent in self.seconds.items()})
+        common = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], outermost))
+        return StackProfile({stack[common:]: spent for stack, spent in self.seconds.items()})
 
     @classmethod
     def merged(cls, profiles: Iterable[StackProfile]) -> StackProfile:

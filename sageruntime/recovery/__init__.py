@@ -1,4 +1,4 @@
-"""Coming back after failures: policies, checkpoints and the stores that keep them."""
+"""Recovery from failures: policies, checkpoints and checkpoint stores."""
 
 from sageruntime.core.policies import RestartPolicy, RetryPolicy
 from sageruntime.recovery.checkpoint import Checkpoint, CheckpointOptions, CheckpointStore

@@ -8,8 +8,8 @@ from typing import Protocol
 
 from sageruntime.core.options import Count, Options, Seconds, option
 
-LAST_STATE = 0
-"""Stands for the number of the checkpoint that a job's tasks make of their last states."""
+FINAL_CHECKPOINT = 0
+"""Used as the number of the checkpoint of the last states, when all tasks have finished."""
 
 
 @dataclass(frozen=True)
@@ -20,13 +20,13 @@ class Checkpoint:
         number: from 1, in the order they were taken.
         taken_at: when it was complete, in seconds since the epoch.
         states: by task, as ``stage/index``: what ``snapshot()`` returned, pickled.
-        over: whether it is the last: everything has been processed and sent.
+        is_final: whether the job ends with it: everything has been processed and sent.
     """
 
     number: int
     taken_at: float
     states: dict[str, bytes] = field(repr=False)
-    over: bool = False
+    is_final: bool = False
 
 
 class CheckpointStore(Protocol):

@@ -21,12 +21,12 @@ _LEFT_OVER = re.compile(r"\d{12}\.(unfinished|damaged)")
 
 
 class FolderCheckpointStore(Closing):
-    """See :class:`~sageruntime.recovery.CheckpointStore`.
+    """Keeps each checkpoint in a file of a folder.
 
     ``folder/job/number.checkpoint`` is a CRC-32 and a checkpoint in MessagePack. A file is
-    written under another name, synchronised and renamed, so one with a number is whole; if it was
-    damaged since then, ``latest`` falls back to the one before, and the next ``save`` renames it to
-    ``number.damaged``.
+    written under another name, synchronised and renamed, so a file with a number is complete. If
+    it was damaged later, ``latest`` falls back to the one before, and the next ``save`` renames the
+    damaged file to ``number.damaged``.
 
     Args:
         folder: where the files are; made when it is missing.
@@ -39,7 +39,6 @@ class FolderCheckpointStore(Closing):
         self._damaged: dict[str, list[Path]] = {}
 
     def save(self, job: str, checkpoint: Checkpoint) -> None:
-        """See :class:`~sageruntime.recovery.CheckpointStore`."""
         folder = self.folder / job
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -48,7 +47,7 @@ class FolderCheckpointStore(Closing):
             file = folder / f"{checkpoint.number:012}.checkpoint"
             unfinished = file.with_suffix(".unfinished")
             with unfinished.open("wb") as stream:
-                data = msgspec.msgpack.encode(checkpoint)
+                data = _encode(checkpoint)
                 stream.write(_CHECKSUM.pack(zlib.crc32(data)))
                 stream.write(data)
                 stream.flush()
@@ -61,7 +60,6 @@ class FolderCheckpointStore(Closing):
             raise self._error(folder, error) from error
 
     def latest(self, job: str) -> Checkpoint | None:
-        """See :class:`~sageruntime.recovery.CheckpointStore`."""
         try:
             checkpoint, self._damaged[job] = newest_intact(job, reversed(self._files(job)), _read)
         except OSError as error:
@@ -69,7 +67,6 @@ class FolderCheckpointStore(Closing):
         return checkpoint
 
     def clear(self, job: str) -> None:
-        """See :class:`~sageruntime.recovery.CheckpointStore`."""
         try:
             for file in [*self._files(job), *self._files(job, _LEFT_OVER)]:
                 file.unlink()
@@ -94,12 +91,20 @@ class FolderCheckpointStore(Closing):
         )
 
 
+def _encode(checkpoint: Checkpoint) -> bytes:
+    stored = msgspec.to_builtins(checkpoint, builtin_types=(bytes,))
+    stored["over"] = stored.pop("is_final")  # its name in the file
+    return msgspec.msgpack.encode(stored)
+
+
 def _read(file: Path) -> Checkpoint:
     with file.open("rb") as stream:
         checksum, data = stream.read(_CHECKSUM.size), stream.read()
     if checksum != _CHECKSUM.pack(zlib.crc32(data)):
         raise DamagedCheckpoint(f"{file} is damaged: its checksum is not that of its content")
-    return msgspec.msgpack.decode(data, type=Checkpoint)
+    stored = msgspec.msgpack.decode(data)
+    is_final = stored.pop("over")
+    return Checkpoint(**stored, is_final=is_final)
 
 
 def _synchronise(folder: Path) -> None:

@@ -16,24 +16,24 @@ class FormerStates:
     """What an instance begins with instead of a state of its own.
 
     Attributes:
-        states: those of all instances that its stage had, pickled, in order of index.
+        states: the states of all former instances of its stage, pickled, in order of index.
     """
 
     states: list[bytes]
 
 
-def states_for(job: str, checkpoint: Checkpoint, tasks: Collection[str]) -> dict[str, bytes]:
+def assign_states(job: str, checkpoint: Checkpoint, tasks: Collection[str]) -> dict[str, bytes]:
     """What each task begins with, by ``stage/index``.
 
     Raises:
         CheckpointError: the checkpoint is of a job with other stages.
     """
-    kept, wanted = _stages_of(checkpoint.states), _stages_of(tasks)
+    kept, wanted = _group_by_stage(checkpoint.states), _group_by_stage(tasks)
     if kept.keys() != wanted.keys():
         raise CheckpointError(
             f"checkpoint {checkpoint.number} of job {job} does not fit: it has the stages "
             f"{', '.join(kept)}; the job has {', '.join(wanted)}. Run it with the stages it had, "
-            "or begin anew with resume=False"
+            "or start from the beginning with resume=False"
         )
     states: dict[str, bytes] = {}
     for stage, keys in wanted.items():
@@ -45,7 +45,7 @@ def states_for(job: str, checkpoint: Checkpoint, tasks: Collection[str]) -> dict
     return states
 
 
-def _stages_of(tasks: Collection[str]) -> dict[str, list[str]]:
+def _group_by_stage(tasks: Collection[str]) -> dict[str, list[str]]:
     """The tasks of each stage, in order of index."""
     stages: dict[str, list[str]] = {}
     for key in sorted(tasks, key=lambda key: int(key.rpartition("/")[2])):

@@ -15,6 +15,7 @@ from sageruntime.errors import CheckpointError
 from sageruntime.recovery.checkpoint import Checkpoint
 from sageruntime.recovery.damage import DamagedCheckpoint, newest_intact
 
+# The column `over` is Checkpoint.is_final.
 _CHECKPOINTS = """
 CREATE TABLE IF NOT EXISTS checkpoints (
     job TEXT NOT NULL, number INTEGER NOT NULL, taken_at REAL NOT NULL, over INTEGER NOT NULL,
@@ -29,7 +30,7 @@ CREATE TABLE IF NOT EXISTS states (
 
 
 class SqliteCheckpointStore(Closing):
-    """See :class:`~sageruntime.recovery.CheckpointStore`; any thread may use it.
+    """Keeps checkpoints in an SQLite file, each in one transaction; any thread may use it.
 
     If the latest checkpoint was damaged, ``latest`` falls back to the one before. The next ``save``
     renames the damaged table to ``damaged_states_N`` and copies what can be read of it to a new
@@ -53,14 +54,12 @@ class SqliteCheckpointStore(Closing):
             self._database.execute(_STATES)
 
     def save(self, job: str, checkpoint: Checkpoint) -> None:
-        """See :class:`~sageruntime.recovery.CheckpointStore`: one transaction."""
         with self._lock, self._errors():
             if damaged := self._damaged.pop(job, []):
                 self._set_states_aside(job, damaged)
             self._write(partial(self._insert, job, checkpoint))
 
     def latest(self, job: str) -> Checkpoint | None:
-        """See :class:`~sageruntime.recovery.CheckpointStore`."""
         with self._lock, self._errors():
             # One transaction, so that nobody deletes a checkpoint while it is read.
             self._database.execute("BEGIN")
@@ -73,12 +72,10 @@ class SqliteCheckpointStore(Closing):
         return checkpoint
 
     def clear(self, job: str) -> None:
-        """See :class:`~sageruntime.recovery.CheckpointStore`."""
         with self._lock, self._errors():
             self._write(partial(self._forget, job, self._numbers(job)))
 
     def close(self) -> None:
-        """See :class:`~sageruntime.recovery.CheckpointStore`."""
         with self._lock:
             self._database.close()
 
@@ -96,7 +93,7 @@ class SqliteCheckpointStore(Closing):
 
     def _insert(self, job: str, checkpoint: Checkpoint) -> None:
         number, taken_at = checkpoint.number, checkpoint.taken_at
-        row = (job, number, taken_at, checkpoint.over, _checksum(checkpoint))
+        row = (job, number, taken_at, checkpoint.is_final, _checksum(checkpoint))
         self._database.execute("INSERT INTO checkpoints VALUES (?, ?, ?, ?, ?)", row)
         states = [(job, number, task, state) for task, state in checkpoint.states.items()]
         self._database.executemany("INSERT INTO states VALUES (?, ?, ?, ?)", states)
@@ -119,7 +116,7 @@ class SqliteCheckpointStore(Closing):
     def _read(self, job: str, number: int) -> Checkpoint:
         what = f"checkpoint {number} of job {job} in {self.path} is damaged"
         try:
-            taken_at, over, checksum = self._database.execute(
+            taken_at, is_final, checksum = self._database.execute(
                 "SELECT taken_at, over, checksum FROM checkpoints WHERE job = ? AND number = ?",
                 (job, number),
             ).fetchone()
@@ -129,7 +126,7 @@ class SqliteCheckpointStore(Closing):
                 (job, number),
             ).fetchall()
             states = {task.decode(): state for task, state in rows}
-            checkpoint = Checkpoint(number, taken_at, states, bool(over))
+            checkpoint = Checkpoint(number, taken_at, states, bool(is_final))
             intact = checksum == _checksum(checkpoint)
         except (sqlite3.DatabaseError, ValueError, TypeError, AttributeError) as error:
             if isinstance(error, sqlite3.Error) and not _is_damage(error):
@@ -181,7 +178,8 @@ class SqliteCheckpointStore(Closing):
 
 def _checksum(checkpoint: Checkpoint) -> int:
     """CRC-32 of all of it."""
-    checksum = zlib.crc32(repr((checkpoint.number, checkpoint.taken_at, checkpoint.over)).encode())
+    head = (checkpoint.number, checkpoint.taken_at, checkpoint.is_final)
+    checksum = zlib.crc32(repr(head).encode())
     for task, state in sorted(checkpoint.states.items()):
         checksum = zlib.crc32(repr((task, len(state))).encode(), checksum)
         checksum = zlib.crc32(state, checksum)

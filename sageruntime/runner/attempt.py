@@ -20,8 +20,8 @@ from sageruntime.core.task_options import TaskOptions
 from sageruntime.errors import CheckpointError, TaskCancelled, TaskHalted
 from sageruntime.metrics import TaskMetrics
 from sageruntime.operator import BaseOperator, SinkOperator
-from sageruntime.operator.results import packets_of
-from sageruntime.recovery.checkpoint import LAST_STATE
+from sageruntime.operator.results import iterate_results
+from sageruntime.recovery.checkpoint import FINAL_CHECKPOINT
 from sageruntime.recovery.rescaling import FormerStates
 from sageruntime.runner import commands as do
 from sageruntime.runner import events as told
@@ -149,7 +149,7 @@ class Attempt(ABC):
             if not is_final:
                 self._process_input()
                 self._tell(told.Draining)
-                self._send_all(packets_of(self._call(operator.finish), operator))
+                self._send_all(iterate_results(self._call(operator.finish), operator))
                 self._router.flush()
             self._take_mails(0.0)
             if isinstance(operator, SinkOperator):
@@ -157,7 +157,7 @@ class Attempt(ABC):
             self._router.stop()
             self._end_input()
             if self._coordinated:
-                self._tell(told.Completed, state=self._snapshot(LAST_STATE))
+                self._tell(told.Completed, state=self._snapshot(FINAL_CHECKPOINT))
                 while not self._is_dismissed:
                     self._take_mails(None)
         finally:

@@ -12,7 +12,7 @@ from typing import Any
 from sageruntime.communication.router import Packet
 from sageruntime.errors import OperatorError, processing_timeout
 from sageruntime.metrics import ThreadCounts
-from sageruntime.operator.results import packets_of
+from sageruntime.operator.results import iterate_results
 from sageruntime.runner.invoker import ConcurrentInvoker, OperatorCalls, Outcome, Pending, Work
 
 _UNHASHABLE = object()
@@ -143,7 +143,7 @@ class CoroutineInvoker(ConcurrentInvoker):
                 f"the coroutine of packet {packet.id} ended with asyncio.CancelledError: it, or "
                 "something that it awaited, was cancelled"
             )
-        return list(packets_of(call.result(), self._calls.operator))
+        return list(iterate_results(call.result(), self._calls.operator))
 
     async def _cancel_all(self) -> None:
         running = list(self._running)

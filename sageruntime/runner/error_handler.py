@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import traceback
 from collections import Counter
 from collections.abc import Callable
 
@@ -12,7 +11,13 @@ from sageruntime.communication.router import Packet
 from sageruntime.context import TaskContext
 from sageruntime.core.policies import ErrorPolicy, RetryPolicy
 from sageruntime.dead_letters.letter import DeadLetter
-from sageruntime.errors import InvalidOption, PacketError, TaskCancelled, text_of
+from sageruntime.errors import (
+    InvalidOption,
+    PacketError,
+    TaskCancelled,
+    describe_error,
+    format_traceback,
+)
 from sageruntime.metrics import TaskMetrics
 
 OnError = Callable[[TaskContext, Packet | None, Exception], None]
@@ -87,7 +92,7 @@ class ErrorHandler:
         if self._is_interrupted():
             # it comes again, or the task is being ended: then this is a consequence, most likely
             raise TaskCancelled(f"{self._ctx.name} leaves off") from error
-        kind, text = type(error).__name__, text_of(error)
+        kind, text = type(error).__name__, describe_error(error)
         self._metrics.errors += 1
         self._seen[kind] += 1
         if self._on_error is not None:
@@ -105,9 +110,8 @@ class ErrorHandler:
                 exc_info=error, extra={"packet": packet.id} if packet is not None else None,
             )  # fmt: skip
         if self._dead_letters is not None and self._policy is ErrorPolicy.DEAD_LETTER:
-            letter = DeadLetter(
-                packet, self._ctx.name, self._ctx.stage, text, _trace_of(error), is_result, raw=raw
-            )
+            trace, ctx = format_traceback(error), self._ctx
+            letter = DeadLetter(packet, ctx.name, ctx.stage, text, trace, is_result, raw=raw)
             self._post(self._dead_letters, letter)
 
     def summarise(self) -> None:
@@ -139,10 +143,3 @@ class ErrorHandler:
                     "%s: a dead letter (%s) is lost: %s", self._ctx.name, letter.error, error
                 )
                 return
-
-
-def _trace_of(error: Exception) -> str:
-    try:
-        return "".join(traceback.format_exception(type(error), error, error.__traceback__))
-    except Exception:  # an error in the chain whose text cannot be made
-        return "".join(traceback.format_tb(error.__traceback__))

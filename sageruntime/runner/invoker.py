@@ -11,7 +11,7 @@ from sageruntime.communication.router import Packet
 from sageruntime.core.policies import RetryPolicy
 from sageruntime.errors import OperatorError
 from sageruntime.operator import BaseOperator, BatchOperator
-from sageruntime.operator.results import Results, packets_of
+from sageruntime.operator.results import Results, iterate_results
 
 T = TypeVar("T")
 
@@ -86,7 +86,7 @@ class OperatorCalls:
             return [self._one(packet) for packet in packets]
         try:
             results = self.process_batch(packets)
-            return [list(packets_of(results, self.operator)), *([] for _ in packets[1:])]
+            return [list(iterate_results(results, self.operator)), *([] for _ in packets[1:])]
         except Exception:  # each of them is tried by itself, and its own error told
             return [self._one(packet) for packet in packets]
 
@@ -102,8 +102,8 @@ class OperatorCalls:
 
     def _results(self, packet: Packet) -> list[Packet]:
         if self.process_batch is not None:
-            return list(packets_of(self.process_batch([packet]), self.operator))
-        return list(packets_of(self.process(packet), self.operator))
+            return list(iterate_results(self.process_batch([packet]), self.operator))
+        return list(iterate_results(self.process(packet), self.operator))
 
 
 class DirectInvoker:
@@ -151,7 +151,7 @@ class DirectInvoker:
                     results += result
                 else:
                     # a list first: a generator that fails half-way leaves nothing behind
-                    results += list(packets_of(result, operator))
+                    results += list(iterate_results(result, operator))
             except Exception as error:
                 outcome = self.calls.again(packet, error)
                 if isinstance(outcome, Exception):

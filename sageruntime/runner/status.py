@@ -20,9 +20,9 @@ class TaskStatus:
         host: ``"thread"``, ``"process"`` or ``"ray"``.
         state: where it is in its life.
         paused: whether it was told to pause.
-        processed: packets dealt with without an error; for a source, packets read.
+        processed: packets processed without an error; for a source, packets read.
         emitted: packets routed downstream.
-        errors: packets the error policy had to deal with.
+        errors: packets that met the error policy.
         retries: how often a packet was tried again.
         failed_over: packets that other tasks got, because the one they were for had ended.
         restarts: how often the task was started again.

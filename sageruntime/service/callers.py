@@ -11,7 +11,7 @@ from typing import Any
 
 from sagequeue.protocol import Queue
 from sageruntime.service.caller import Caller
-from sageruntime.service.messages import caller_of
+from sageruntime.service.messages import parse_caller
 
 # How long the queue of a caller that makes no calls is kept open.
 _IDLE_SECONDS = 10.0
@@ -84,7 +84,7 @@ class Callers:
             return Caller(reply_to, None, self._logger)
         from sagequeue import SageQueue
 
-        pid = caller_of(reply_to)
+        pid = parse_caller(reply_to)
         return Caller(SageQueue.attach(reply_to), pid, self._logger)
 
     def _check_some(self) -> None:

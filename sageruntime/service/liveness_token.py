@@ -39,7 +39,7 @@ class LivenessToken:
 
     It is a queue. Its owner shuts it down when the service has ended, which reaches everybody who
     waits for a message. In shared memory the owner also holds the lease of the only message: when
-    it is killed, the lease comes back to whoever waits, who then shuts the queue down. On Ray the
+    it is killed, one of those who wait gets the message and shuts the queue down. On Ray the
     queue's actor dies with its owner.
 
     The requests' own queue does not serve: it is shut down while a service that drains still

@@ -89,7 +89,7 @@ def reply_queue_name(requests: str, pid: int, suffix: str) -> str:
     return f"{requests}-replies-{pid}-{suffix}"
 
 
-def caller_of(reply_queue: str) -> int:
+def parse_caller(reply_queue: str) -> int:
     """The pid of the process that receives the replies of a queue.
 
     Raises:

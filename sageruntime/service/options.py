@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
-from sageruntime.core.options import Count, Options, option, options_of
+from sageruntime.core.options import Count, Options, list_options, option
 from sageruntime.core.policies import RestartPolicy
 
 
@@ -44,7 +44,7 @@ class ServiceKeywords(TypedDict, total=False):
     restart: RestartPolicy
 
 
-OPTION_NAMES = [each.name for each in options_of(ServiceOptions)]
+OPTION_NAMES = [each.name for each in list_options(ServiceOptions)]
 """The names of a service's options."""
 
 

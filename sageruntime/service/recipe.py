@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sageruntime.factory.task_factory import TaskType, check_task_type, host_of
+from sageruntime.factory.task_factory import TaskType, check_task_type, find_host
 from sageruntime.service.options import service_options
-from sageruntime.service.service import MakeService, class_made_by, methods_of
+from sageruntime.service.service import MakeService, find_methods, find_service_class
 
 
 @dataclass(frozen=True)
@@ -35,14 +35,14 @@ class ServiceRecipe:
         """
         service_options(self.options)
         check_task_type(self.on)
-        made = class_made_by(self.service)
+        made = find_service_class(self.service)
         if made is not None:
-            methods_of(made)
+            find_methods(made)
 
     @property
     def host(self) -> str:
         """Where they run: ``"thread"``, ``"process"``, ``"ray"``, or what their type says."""
-        return host_of(self.on)
+        return find_host(self.on)
 
     @property
     def instances(self) -> int:

@@ -141,7 +141,7 @@ class Replies:
         """Nobody waits for this call any more; if its reply comes, it is dropped."""
         self._calls.pop(number, None)
         self._futures.pop(number, None)
-        self._pass_on()
+        self._wake_next_receiver()
 
     def receive_future(self) -> None:
         """One more future has been begun and sent: receive for it."""
@@ -177,7 +177,7 @@ class Replies:
         with suppress(Full, ShutDown, QueueClosed, BackendUnavailable):
             self.queue.put(tuple(WAKE_UP), block=False)
 
-    def _pass_on(self) -> None:
+    def _wake_next_receiver(self) -> None:
         """Let another caller receive, if none does."""
         if self._receiving.locked():
             return
@@ -239,7 +239,7 @@ class Replies:
             while self._await_future():
                 with self._receiving:
                     self._receive(lambda: not self._futures, None)
-                self._pass_on()
+                self._wake_next_receiver()
         except BaseException as error:  # whatever it is, nobody else would receive
             _logger.exception("the receiver of futures of service %s failed", self._service)
             self._give_up(f"cannot receive the replies of service {self._service}: {error!r}")

@@ -36,7 +36,7 @@ MakeService = Callable[[], Service]
 """A service class, or anything else that makes a service when it is called."""
 
 
-def methods_of(service: type[Service]) -> frozenset[str]:
+def find_methods(service: type[Service]) -> frozenset[str]:
     """The names of the methods that can be called.
 
     Raises:
@@ -58,7 +58,7 @@ def methods_of(service: type[Service]) -> frozenset[str]:
     return names
 
 
-def class_made_by(make: MakeService) -> type[Service] | None:
+def find_service_class(make: MakeService) -> type[Service] | None:
     """The class of the services that ``make`` makes, if that can be told without making one.
 
     Raises:

@@ -17,7 +17,7 @@ from sageruntime.service.caller import Caller
 from sageruntime.service.callers import Callers
 from sageruntime.service.messages import NOTHING, PickledValue, Reply, Request, pack, pack_error
 from sageruntime.service.request_reader import PendingRequest, open_request_reader
-from sageruntime.service.service import MakeService, Service, methods_of
+from sageruntime.service.service import MakeService, Service, find_methods
 
 # How long one wait for a request lasts. The task that reads this source is paused, stopped and
 # asked for checkpoints between two yields only, so that an idle service has to yield that often.
@@ -64,7 +64,7 @@ class ServiceOperator(SourceOperator):
         service.ctx = self.ctx
         self._callers = Callers(self.ctx.logger)
         self._read_request = open_request_reader(self.task.input_buffer, self.ctx.name)
-        self._methods = {name: getattr(service, name) for name in methods_of(type(service))}
+        self._methods = {name: getattr(service, name) for name in find_methods(type(service))}
         if any(map(inspect.iscoroutinefunction, self._methods.values())):
             self._coroutines = _Coroutines(self._concurrency, f"{self.ctx.name}-coroutines")
         self._service = service
@@ -158,7 +158,7 @@ class ServiceOperator(SourceOperator):
     async def _answer_later(self, call: _Call, coroutine: Coroutine[Any, Any, Any]) -> None:
         try:
             value = await coroutine
-        except BaseException as error:  # likewise: CancelledError is no Exception
+        except BaseException as error:  # CancelledError, too, which is not an Exception
             self._reply(call, None, error)
         else:
             self._reply(call, value)

@@ -11,7 +11,7 @@ from sagequeue.protocol import Queue
 from sageruntime.context import Services, TaskContext
 from sageruntime.core.scope import Scope
 from sageruntime.core.state import TaskState
-from sageruntime.factory.task_factory import TaskType, create_task, scope_of
+from sageruntime.factory.task_factory import TaskType, choose_scope, create_task
 from sageruntime.metrics import MetricsSnapshot
 from sageruntime.operator.operator_factory import OperatorFactory
 from sageruntime.runner.status import TaskStatus
@@ -19,7 +19,7 @@ from sageruntime.service.caller import MOST_UNSENT
 from sageruntime.service.client import ServiceClient
 from sageruntime.service.liveness_token import MAX_PARTICIPANTS, LivenessToken
 from sageruntime.service.options import OPTION_NAMES, service_options
-from sageruntime.service.service import MakeService, class_made_by, methods_of
+from sageruntime.service.service import MakeService, find_methods, find_service_class
 from sageruntime.service.service_operator import ServiceOperator
 from sageruntime.task.base_task import BaseTask
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 
-_LIFE = (
+_STATE_ORDER = (
     TaskState.FAILED,
     TaskState.CREATED,
     TaskState.STARTING,
@@ -41,8 +41,8 @@ _LIFE = (
 class ServiceTask:
     """A service that runs on threads, in processes or in Ray actors, and is called by its clients.
 
-    Its instances share one queue of requests: whoever is idle takes the next. Each is a task, with
-    a task's states, metrics and restarts. When one of them has failed for good, the service has.
+    Its instances share one queue of requests: an idle one takes the next. Each is a task, with a
+    task's states, metrics and restarts. When one of them has failed for good, the service has.
 
     As a context manager it is started at the beginning of the block, and drained and cleaned up at
     the end.
@@ -79,10 +79,10 @@ class ServiceTask:
     ) -> None:
         own = service_options(options)
         of_tasks = {name: value for name, value in options.items() if name not in OPTION_NAMES}
-        made = class_made_by(service)
+        made = find_service_class(service)
         self.name = name
-        self._methods = None if made is None else methods_of(made)
-        self._scope: Scope = scope or scope_of(on)
+        self._methods = None if made is None else find_methods(made)
+        self._scope: Scope = scope or choose_scope(on)
         # Leases, of which a queue has as many as slots: of the requests that are being answered,
         # and of those whose replies wait for callers that take none.
         in_hand = own.instances * (own.worker_threads + own.max_concurrency)
@@ -117,13 +117,13 @@ class ServiceTask:
             for index in range(own.instances)
         ]
         for task in self.tasks:
-            task.add_listener(self._notice)
+            task.add_listener(self._on_state_change)
 
     @property
     def state(self) -> TaskState:
         """That of the instance that has come least far; failed if any has."""
         states = [task.state for task in self.tasks]
-        return min(states, key=_LIFE.index)
+        return min(states, key=_STATE_ORDER.index)
 
     def start_running(self) -> None:
         """Start the instances and return. Calls may be made from now on, or even before.
@@ -206,7 +206,7 @@ class ServiceTask:
         """A client, for any thread; it may be sent to any process within the scope."""
         return ServiceClient(self.name, self._requests, self._scope, self._token, self._methods)
 
-    def _notice(self, task: BaseTask) -> None:
+    def _on_state_change(self, task: BaseTask) -> None:
         states = [task.state for task in self.tasks]
         if TaskState.FAILED in states or all(state.ended for state in states):
             self._token.end()

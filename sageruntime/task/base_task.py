@@ -22,7 +22,7 @@ from sageruntime.dead_letters.letter import DeadLetter
 from sageruntime.errors import (
     TaskStartError,
     TaskStateError,
-    text_of,
+    describe_error,
 )
 from sageruntime.host.driver_loop import driver_loop
 from sageruntime.host.host import Host
@@ -367,7 +367,7 @@ class BaseTask:
             paused=control.is_paused,
             restarts=control.restarts,
             attempt=control.attempt,
-            error=None if control.error is None else text_of(control.error),
+            error=None if control.error is None else describe_error(control.error),
             metrics=None,
         )
 
@@ -450,8 +450,7 @@ class BaseTask:
         """A checkpoint is complete, and the task's snapshot for it is part of it.
 
         Args:
-            checkpoint: its number; :data:`~sageruntime.recovery.checkpoint.LAST_STATE` for the one
-                that holds what the task has told when it had completed.
+            checkpoint: its number, or :data:`~sageruntime.recovery.checkpoint.FINAL_CHECKPOINT`.
         """
         self._loop.call(self._control.checkpoint_completed, checkpoint)
 

@@ -9,7 +9,13 @@ from typing import Any
 
 from sagequeue.errors import QueueClosed
 from sageruntime.core.state import TaskState
-from sageruntime.errors import HostReplaced, PacketError, TaskStartError, TaskStateError, text_of
+from sageruntime.errors import (
+    HostReplaced,
+    PacketError,
+    TaskStartError,
+    TaskStateError,
+    describe_error,
+)
 from sageruntime.host.driver_loop import DriverLoop
 from sageruntime.host.host import Host
 from sageruntime.host.thread_host import ThreadHost
@@ -206,7 +212,7 @@ class TaskControl:
         self.lifecycle.advance(TaskState.RESTARTING)
         self.restarts += 1
         self.logger.warning(
-            "%s failed and begins again in %.1f s: %s", self.name, delay, text_of(error),
+            "%s failed and begins again in %.1f s: %s", self.name, delay, describe_error(error),
             exc_info=error,
         )  # fmt: skip
         self._timer = self._loop.call_later(delay, self.restore, do.Restore(self.attempt))
@@ -316,9 +322,9 @@ class TaskControl:
         self.error = error
         # before anybody sees the state: who waits for the end may look into the log then
         if isinstance(error, PacketError) and error.is_consequence:
-            self.logger.warning("%s failed: %s", self.name, text_of(error))
+            self.logger.warning("%s failed: %s", self.name, describe_error(error))
         elif not self._is_cancelled:
-            self.logger.error("%s failed: %s", self.name, text_of(error), exc_info=error)
+            self.logger.error("%s failed: %s", self.name, describe_error(error), exc_info=error)
         self._end(TaskState.FAILED)
         self.send(do.Stop(drain=False))  # its runner waits to be restored
 

@@ -23,10 +23,10 @@ from typing import Any, Protocol, TypeVar
 
 from sageruntime.core.policies import RestartPolicy
 from sageruntime.core.state import TaskState
-from sageruntime.errors import CheckpointError, HostReplaced, text_of
+from sageruntime.errors import CheckpointError, HostReplaced, describe_error
 from sageruntime.host.driver_loop import driver_loop
-from sageruntime.recovery.checkpoint import LAST_STATE, Checkpoint, CheckpointOptions
-from sageruntime.recovery.rescaling import states_for
+from sageruntime.recovery.checkpoint import FINAL_CHECKPOINT, Checkpoint, CheckpointOptions
+from sageruntime.recovery.rescaling import assign_states
 from sageruntime.recovery.restart_budget import RestartBudget
 from sageruntime.recovery.stores import open_store
 from sageruntime.runner import events as told
@@ -139,7 +139,7 @@ class Coordinator:
         latest = self._store.latest(self._job)
         states: dict[str, bytes] = {}
         if latest is not None:
-            states = states_for(self._job, latest, self._tasks)
+            states = assign_states(self._job, latest, self._tasks)
             self._number = latest.number
             self._logger.warning(
                 "job %s goes on from checkpoint %d of %s",
@@ -149,7 +149,7 @@ class Coordinator:
             task.supervisor = self
             task.watch(self._on_transition)
             if latest is not None:
-                task.begin_with(states[key], latest.over)
+                task.begin_with(states[key], latest.is_final)
 
     def start(self) -> None:
         """Begin to take checkpoints."""
@@ -327,7 +327,7 @@ class Coordinator:
 
     def _dismiss(self, _: None) -> None:
         for task in self._tasks.values():
-            task.checkpoint_completed(LAST_STATE)
+            task.checkpoint_completed(FINAL_CHECKPOINT)
             task.dismiss()
 
     def _save(
@@ -362,7 +362,7 @@ class Coordinator:
         failed.count_restart()
         self._logger.warning(
             "job %s goes back to a checkpoint in %.1f s because %s failed: %s",
-            self._job, delay, failed.name, text_of(error), exc_info=error,
+            self._job, delay, failed.name, describe_error(error), exc_info=error,
         )  # fmt: skip
         self._drop_pending()
         self._rollback = _Rollback(
@@ -411,11 +411,11 @@ class Coordinator:
         self._last_taken = self._is_released = False
         self._completed = {}
         try:
-            states = {} if latest is None else states_for(self._job, latest, self._tasks)
+            states = {} if latest is None else assign_states(self._job, latest, self._tasks)
         except CheckpointError as error:
             self._fail_all(error)
             return
-        is_final = latest is not None and latest.over
+        is_final = latest is not None and latest.is_final
         # The receivers first: they are there when the first packets come.
         for key in reversed(self._tasks):
             self._tasks[key].restore(self._attempt, states.get(key), is_final)

@@ -12,7 +12,7 @@ import ray
 from ray.util.client import ray as client_of_ray
 
 from sageruntime.communication.router import BaseRouter
-from sageruntime.core.import_path import carried_by_value
+from sageruntime.core.import_path import pickled_by_value
 from sageruntime.host.blueprint import Blueprint
 from sageruntime.host.host import Host
 from sageruntime.host.ray_host import RayHost
@@ -68,7 +68,7 @@ class RayTask(BaseTask):
         blueprint = Blueprint(
             self._spec, router.connections, router.partitioners, self.host, self._keeps_messages()
         )
-        with carried_by_value():
+        with pickled_by_value():
             data = blueprint.dumps()
         return RayHost(
             self.name,

@@ -49,7 +49,7 @@ class BatchTracer:
             attributes={**self._attributes, "sageruntime.packets": len(packets)},
             start_time=packets[0].timestamp,
         ):
-            self._hand_on()
+            self._propagate()
             yield
 
     @contextmanager
@@ -65,7 +65,7 @@ class BatchTracer:
                 "sageruntime.queue_wait": (time.time_ns() - batch.sent_at) / 1e9,
             },
         ):
-            self._hand_on()
+            self._propagate()
             yield
 
     def close(self) -> None:
@@ -74,7 +74,7 @@ class BatchTracer:
         if flush is not None:
             flush(_FLUSH_MILLISECONDS)
 
-    def _hand_on(self) -> None:
+    def _propagate(self) -> None:
         carrier: dict[str, str] = {}
         _propagator.inject(carrier)
         self._router.traceparent = carrier.get("traceparent")

@@ -16,10 +16,10 @@ import yaml
 from sageruntime import TaskOptions
 from sageruntime.config import load_job, load_settings
 from sageruntime.config.reference import job_schema, options_table
-from sageruntime.core.options import Options, options_of
+from sageruntime.core.options import Options, list_options
 from sageruntime.core.task_options import TaskKeywords
 from sageruntime.errors import ConfigError, InvalidOption
-from sageruntime.job_file import pipeline_of
+from sageruntime.job_file import build_pipeline
 from sageruntime.recovery import CheckpointOptions, RestartPolicy, RetryPolicy
 from sageruntime.service.options import ServiceKeywords, ServiceOptions
 from sageruntime.task import ErrorPolicy
@@ -131,7 +131,7 @@ def test_the_keywords_for_type_checkers_are_the_options() -> None:
 
 @pytest.mark.parametrize("options", [TaskOptions, ServiceOptions, RetryPolicy, RestartPolicy])
 def test_every_option_is_declared(options: type[Options]) -> None:
-    declared = options_of(options)
+    declared = list_options(options)
     assert [each.name for each in declared] == [field.name for field in fields(options)]
     for each in declared:
         assert each.meaning in (options.__doc__ or "")
@@ -197,7 +197,7 @@ def test_a_stage_has_its_own(write: Any) -> None:
                 error_policy: null
         """)
     )
-    _, inherits, own, sink = (stage.options for stage in pipeline_of(job, Path()).stages)
+    _, inherits, own, sink = (stage.options for stage in build_pipeline(job, Path()).stages)
     assert inherits == sink == job.task_options()
     assert own == TaskOptions(
         worker_threads=2,
@@ -219,7 +219,7 @@ def test_how_a_stage_shares_its_input(write: Any, tmp_path: Path) -> None:
     names = ["round_robin", "key", "broadcast", "least_loaded", "mine:first", "mine:Own"]
     stages = "".join(f"  - {{map: 'builtins:str', partition: '{name}'}}\n" for name in names)
     file = write(STAGES.replace("a:b", "builtins:list").replace("  - sink", stages + "  - sink"))
-    pipeline = pipeline_of(load_job(file), tmp_path)
+    pipeline = build_pipeline(load_job(file), tmp_path)
     kinds = [type(stage.partitioner()).__name__ for stage in pipeline.stages[1:]]
     assert kinds == [
         "RoundRobin", "KeyHash", "Broadcast", "LeastLoaded", "PartitionFunction", "Own",
@@ -227,7 +227,7 @@ def test_how_a_stage_shares_its_input(write: Any, tmp_path: Path) -> None:
     ]  # fmt: skip
     file.write_text(file.read_text().replace("mine:first", "mine:last"))
     with pytest.raises(ConfigError, match=r"stages\[5\].partition: 'mine:last' leads nowhere"):
-        pipeline_of(load_job(file), tmp_path)
+        build_pipeline(load_job(file), tmp_path)
     file.write_text(file.read_text().replace("least_loaded", "least"))
     with pytest.raises(ConfigError, match=r":7: stages\[4\].partition: .*module:attribute"):
         load_job(file)

@@ -55,6 +55,27 @@ def test_what_is_kept_of_a_letter(store: DeadLetterStore, path: Path) -> None:
     assert time.time_ns() - kept.failed_at < 60e9
 
 
+def test_the_bytes_of_a_packet_that_could_not_be_decoded(store: DeadLetterStore) -> None:
+    undecoded = DeadLetter(None, "work-0", "work", "DecodeError", "trace", raw=b"\x80\x05no")
+    store.add("job", [undecoded, letter(1)])
+    kept, decoded = store.letters()
+    assert (store.raw(kept), kept.payload) == (b"\x80\x05no", repr(b"\x80\x05no"))
+    assert store.raw(decoded) is None
+
+
+def test_a_file_of_the_version_before_is_taken_over(path: Path) -> None:
+    with DeadLetterStore(path, create=True) as store:
+        store.add("job", [letter(1)])
+    with sqlite3.connect(path) as database:
+        database.execute("ALTER TABLE letters DROP COLUMN raw")
+        database.execute("PRAGMA user_version = 1")
+    database.close()
+    with DeadLetterStore(path) as store:
+        store.add("job", [DeadLetter(None, "work-0", "work", "DecodeError", "trace", raw=b"raw")])
+        old, new = store.letters()
+        assert (store.packet(old).payload, store.raw(old), store.raw(new)) == (1, None, b"raw")
+
+
 def test_packets_that_cannot_be_kept(store: DeadLetterStore) -> None:
     store.add("job", [letter(threading.Lock()), letter("<Lock>", is_repr=True)])
     store.add("job", [DeadLetter(None, "work-0", "work", "DecodeError", "trace")])

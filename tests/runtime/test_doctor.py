@@ -153,7 +153,7 @@ def test_with_few_processes() -> None:
         if os.getuid() == 0:
             print(limits.processes().found)
             os.setuid(65534)
-        used = sum(limits._threads_of(os.getuid()))
+        used = sum(limits._list_threads(os.getuid()))
         for free in (10, 100):
             _, hard = resource.getrlimit(resource.RLIMIT_NPROC)
             resource.setrlimit(resource.RLIMIT_NPROC, (used + free, hard))

@@ -19,11 +19,11 @@ from sageruntime.errors import (
 )
 from sageruntime.factory import find_operator, register_operator
 from sageruntime.factory.task_factory import (
+    choose_scope,
     create_task,
+    find_host,
     find_task,
-    host_of,
     register_task,
-    scope_of,
 )
 from sageruntime.operator import CollectSink, CountByKey, MapOperator
 from sageruntime.plugins.plugin_factory import find_plugin
@@ -100,12 +100,12 @@ def test_task_types_have_names() -> None:
 
 
 def test_where_task_types_run() -> None:
-    assert [host_of(on) for on in ("thread", "process", "ray", Mine, Sandboxed)] == [
+    assert [find_host(on) for on in ("thread", "process", "ray", Mine, Sandboxed)] == [
         "thread", "process", "ray", "thread", "sandbox",
     ]  # fmt: skip
-    assert scope_of("thread", Mine) == "thread"
-    assert scope_of("thread", Sandboxed, Mine) == "machine"
-    assert scope_of(Sandboxed, "ray") == "cluster"
+    assert choose_scope("thread", Mine) == "thread"
+    assert choose_scope("thread", Sandboxed, Mine) == "machine"
+    assert choose_scope(Sandboxed, "ray") == "cluster"
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 
 from sageruntime.config import load_job
 from sageruntime.errors import ConfigError, OperatorNotFound
-from sageruntime.job_file import pipeline_of
+from sageruntime.job_file import build_pipeline
 from sageruntime.operator.operator_factory import register_operator
 
 GOOD = """\
@@ -46,7 +46,7 @@ def test_a_job_file_in_full(file: Path) -> None:
     job = load_job(file)
     assert job.task.ray.memory == 1_000_000_000
     assert job.performance.monitoring_interval == 5.0
-    pipeline = pipeline_of(job, file.parent)
+    pipeline = build_pipeline(job, file.parent)
     assert [stage.host for stage in pipeline.stages] == ["thread", "process", "thread"]
     options = pipeline.stages[0].options
     assert (options.max_buffer_size, options.queue_maxsize, options.batch_size) == (100, 200, 20)
@@ -101,7 +101,7 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 def test_operators_that_do_not_exist(file: Path, name: str, said: str) -> None:
     file.write_text(GOOD.replace("map: upper", f"map: {name}"))
     with pytest.raises(OperatorNotFound, match=said):
-        pipeline_of(load_job(file), file.parent)
+        build_pipeline(load_job(file), file.parent)
 
 
 @pytest.mark.parametrize(

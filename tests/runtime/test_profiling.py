@@ -108,8 +108,8 @@ def test_threads_are_sampled_side_by_side() -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    of_one, of_other = spy.profile_of("task-1"), spy.profile_of("task-10")
-    assert spy.profile_of("task").seconds == {}
+    of_one, of_other = spy.get_profile("task-1"), spy.get_profile("task-10")
+    assert spy.get_profile("task").seconds == {}
     page = Page(flame_graph("work", StackProfile.merged([of_one, of_other])))
     # A busy machine costs samples, of one thing as of another: shares are what is right.
     seen = sum(page.seconds[thread.name] for thread in threads)

@@ -31,7 +31,7 @@ from sageruntime import (
 from sageruntime.errors import JobFailed
 from sageruntime.operator import IterableSource
 from sageruntime.recovery.checkpoint import Checkpoint
-from sageruntime.recovery.rescaling import states_for
+from sageruntime.recovery.rescaling import assign_states
 from sageruntime.recovery.sqlite_store import SqliteCheckpointStore
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # actors cannot import it
@@ -158,7 +158,7 @@ def test_which_states_each_task_begins_with() -> None:
     states = {f"{stage}/{index}": b"%d" % index for index in range(11) for stage in ("a", "b/c")}
     checkpoint = Checkpoint(1, 0.0, states)
     tasks = [f"a/{index}" for index in range(11)] + ["b/c/0", "b/c/1"]
-    begins = states_for("job", checkpoint, tasks)
+    begins = assign_states("job", checkpoint, tasks)
     assert begins.keys() == set(tasks)
     assert [begins[f"a/{index}"] for index in range(11)] == [b"%d" % i for i in range(11)]
     former = [cloudpickle.loads(begins[f"b/c/{index}"]) for index in range(2)]

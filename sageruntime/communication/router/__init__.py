@@ -1,4 +1,4 @@
-"""Packets, connections, and the router that sends the ones along the others."""
+"""Packets, and the connections and router that send them."""
 
 from sageruntime.communication.router.base_router import BaseRouter
 from sageruntime.communication.router.connection import Connection

@@ -22,7 +22,7 @@ def _refuse(packet: Packet, error: Exception) -> None:
 
 
 class BaseRouter:
-    """Groups of connections: every group gets every packet, one task of the group each.
+    """Groups of connections: each packet goes to one task of every group.
 
     Any thread may call any method. It waits while a queue downstream is full: that is the
     backpressure. What a task that has ended did not take goes to its siblings where the group's
@@ -54,8 +54,8 @@ class BaseRouter:
         """Set by :meth:`cancel`."""
         self._groups: dict[str, ConnectionGroup] = {}
         self._lost: dict[str, DownstreamClosed] = {}
-        # Held to deal packets out, never to wait for room: add_connection() and remove_connection()
-        # get their turn under backpressure, too.
+        # Held to partition packets, never to wait for room, so that connections can be added and
+        # removed under backpressure.
         self._lock = threading.Lock()
 
     @property
@@ -72,7 +72,7 @@ class BaseRouter:
 
     @property
     def partitioners(self) -> dict[str, Partitioner]:
-        """How each group deals out its packets."""
+        """How each group divides its packets."""
         with self._lock:
             return {name: group.partitioner for name, group in self._groups.items()}
 
@@ -95,7 +95,7 @@ class BaseRouter:
             self._groups.setdefault(connection.group, ConnectionGroup()).add(connection)
 
     def set_partitioner(self, group: str, partitioner: Partitioner) -> None:
-        """Say how a group deals out its packets; round robin is what it does by default.
+        """Set how a group divides its packets. The default is round robin.
 
         Raises:
             InvalidOption: no connection has that group.
@@ -120,8 +120,8 @@ class BaseRouter:
             TaskCancelled: :meth:`cancel` was called while it waited for room.
         """
         with self._lock:
-            connection = self._take_out(name)
-            connection.cut()
+            connection = self._detach(name)
+            connection.seal_batch()
             if stop:
                 connection.append(StopSignal(self.name, self.attempt))
         self._deliver([connection])
@@ -151,25 +151,25 @@ class BaseRouter:
         with self._lock:
             self.routed += len(packets)
             groups = list(self._groups.values())
-            due: list[Connection] = []
+            pending: list[Connection] = []
             for group in groups[1:]:
-                due += group.deal([packet.copy() for packet in packets], reject)
+                pending += group.partition([packet.copy() for packet in packets], reject)
             if groups:
-                due += groups[0].deal(packets, reject)
+                pending += groups[0].partition(packets, reject)
         if rejected:
             self._reject(rejected)
-        self._deliver(due)
+        self._deliver(pending)
         spent = time.perf_counter() - begun
         self.seconds += spent  # after the call, which may switch threads
 
     def flush(self) -> None:
         """Send every batch as it is; raises what :meth:`route_batch` raises."""
         begun = time.perf_counter()
-        dealt_anew = True
-        while dealt_anew:
+        repartitioned = True
+        while repartitioned:
             with self._lock:
-                due = [connection for connection in self._all() if connection.cut()]
-            dealt_anew = self._deliver(due)
+                pending = [connection for connection in self._all() if connection.seal_batch()]
+            repartitioned = self._deliver(pending)
         spent = time.perf_counter() - begun
         self.seconds += spent  # after the call, which may switch threads
 
@@ -182,12 +182,12 @@ class BaseRouter:
         self._signal(Barrier(checkpoint, self.name, self.attempt))
 
     def begin(self, attempt: int) -> None:
-        """Send anew, as this attempt: what was gathered is forgotten, and a cancellation over."""
+        """Begin an attempt: undelivered packets are dropped and a cancellation is undone."""
         with self._lock:
             self.attempt = attempt
             self.cancelled.clear()
             for connection in self._all():
-                connection.take_back()
+                connection.withdraw()
 
     def cancel(self) -> None:
         """Make a call that waits for room give up with ``TaskCancelled``."""
@@ -196,7 +196,7 @@ class BaseRouter:
     def _all(self) -> list[Connection]:
         return [c for group in self._groups.values() for c in group.connections]
 
-    def _take_out(self, name: str) -> Connection:
+    def _detach(self, name: str) -> Connection:
         for group_name, group in self._groups.items():
             for connection in group.connections:
                 if connection.name == name:
@@ -211,38 +211,38 @@ class BaseRouter:
         self.flush()
         with self._lock:
             connections = self._all()
-            # at one instant for all: no packet comes before it here and after it there
+            # under one lock: no packet may come before it on one connection, after it on another
             for connection in connections:
                 connection.append(message)
         if self._deliver(connections):
             self.flush()
 
-    def _deliver(self, due: list[Connection]) -> bool:
-        """Deliver what is due, and return whether packets were dealt out anew."""
-        dealt_anew = False
-        for connection in due:  # which may grow
+    def _deliver(self, pending: list[Connection]) -> bool:
+        """Deliver what is pending, and return whether packets were given to other connections."""
+        repartitioned = False
+        for connection in pending:  # the list may grow on the way
             if rejected := connection.deliver(self):
                 self._reject(rejected)
             if connection.closed is not None:
                 others = self._fail_over(connection, connection.closed)
             elif connection.stalled:
-                others = self._deal_anew(connection)
+                others = self._repartition(connection)
             else:
                 continue
-            dealt_anew = True
-            due += others
-        return dealt_anew
+            repartitioned = True
+            pending += others
+        return repartitioned
 
     def _fail_over(self, connection: Connection, closed: DownstreamClosed) -> list[Connection]:
-        """Deal out to its siblings what a task that has ended did not take, or reject it.
+        """Give the packets of a task that has ended to its siblings, or reject them.
 
         Returns:
             The connections that have something to deliver.
         """
         rejected: list[Rejected] = []
-        due: list[Connection] = []
+        pending: list[Connection] = []
         with self._lock:
-            packets = connection.take_back()
+            packets = connection.withdraw()
             group = self._groups.get(connection.group)
             known = connection.name in self._lost
             self._lost[connection.name] = closed
@@ -251,27 +251,27 @@ class BaseRouter:
                 rejected = [(packet, closed) for packet in packets]
             elif packets:
                 self.failed_over += len(packets)
-                due = group.deal(packets, lambda *reason: rejected.append(reason))
+                pending = group.partition(packets, lambda *reason: rejected.append(reason))
         if siblings and not known:
             self.ctx.logger.warning("%s: %s; its siblings take over", self.name, closed)
         self._reject(rejected)
-        return due
+        return pending
 
-    def _deal_anew(self, connection: Connection) -> list[Connection]:
-        """Deal out what a task has no room for, where the partitioner does not wait for it.
+    def _repartition(self, connection: Connection) -> list[Connection]:
+        """Partition again what a task has no room for, unless the partitioner waits for room.
 
         Returns:
             The connections that have something to deliver.
         """
         rejected: list[Rejected] = []
         with self._lock:
-            packets = connection.take_back_stalled() if connection.patience is not None else []
+            packets = connection.withdraw_stalled() if connection.patience is not None else []
             if not packets:
                 return [connection]
             group = self._groups[connection.group]
-            due = group.deal(packets, lambda *reason: rejected.append(reason))
+            pending = group.partition(packets, lambda *reason: rejected.append(reason))
         self._reject(rejected)
-        return due
+        return pending
 
     def _reject(self, rejected: list[Rejected]) -> None:
         for packet, error in rejected:

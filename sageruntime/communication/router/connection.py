@@ -1,4 +1,4 @@
-"""Connection: the way from a task to the input queue of another."""
+"""Connection: from a task to the input queue of another."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from sageruntime.errors import DownstreamClosed, TaskCancelled
 if TYPE_CHECKING:
     from sageruntime.core.policies import RetryPolicy
 
-# How soon a task that waits for room notices that it was cancelled.
+# How often a task that waits for room checks whether it was cancelled.
 _CANCEL_CHECK_SECONDS = 0.05
 
-# Batches and messages that go in one call to a queue of Ray's.
-_PARCEL = 32
+# Most batches and messages in one call to a queue on Ray.
+_MAX_BATCHES_PER_CALL = 32
 
-# How old the depth of a queue may be that takes a call to an actor to ask.
+# For how long the depth of a queue on Ray is remembered: to ask for it is a call to an actor.
 _DEPTH_SECONDS = 0.1
 
 Rejected = tuple[Packet, Exception]
@@ -35,7 +35,7 @@ Rejected = tuple[Packet, Exception]
 
 
 class Sender(Protocol):
-    """Who sends along a connection: a router.
+    """What a connection has to know of its router.
 
     Attributes:
         name: the task whose results are sent.
@@ -55,8 +55,7 @@ class Sender(Protocol):
 class Connection:
     """Gathers packets into batches and puts them in the queue of one downstream task.
 
-    Gathering never waits and is done by one thread at a time, which the router sees to; any number
-    of threads may deliver.
+    Gathering never waits. The router lets one thread at a time gather; any number may deliver.
 
     Args:
         name: the downstream task.
@@ -68,7 +67,7 @@ class Connection:
     Attributes:
         closed: why nothing can be delivered any more; None as long as the task takes packets.
         patience: seconds to wait for room before it is stalled; None for as long as it takes.
-        stalled: whether the last delivery left off for want of room.
+        stalled: whether the last delivery stopped because there was no room.
     """
 
     def __init__(
@@ -89,11 +88,14 @@ class Connection:
         self.patience: float | None = None
         self.stalled = False
         self._gathered: list[Packet] = []
-        self._due: deque[list[Packet] | StopSignal | Barrier] = deque()
+        self._pending: deque[list[Packet] | StopSignal | Barrier] = deque()
         self._delivering = threading.Lock()
-        # A queue of Ray's takes as long for several as for one; flush() does not wait for more.
-        self._parcel = min(_PARCEL, queue.maxsize or _PARCEL) if queue.backend == "ray" else 1
-        # Of a queue that is asked seldom: its depth when asked last, and what was put since.
+        # A call to a queue on Ray takes as long for many batches as for one.
+        self._batches_per_call = 1
+        if queue.backend == "ray":
+            most = _MAX_BATCHES_PER_CALL
+            self._batches_per_call = min(most, queue.maxsize or most)
+        # For a queue on Ray: its depth when asked last, plus what was put since.
         self._known_depth = 0
         self._known_until = 0.0
 
@@ -105,7 +107,7 @@ class Connection:
 
         A queue that other machines share is asked at most ten times a second.
         """
-        batches = len(self._due) + self._depth_of_queue()
+        batches = len(self._pending) + self._depth_of_queue()
         return batches * self.batch_size + len(self._gathered)
 
     def gather(self, packets: list[Packet]) -> bool:
@@ -117,49 +119,53 @@ class Connection:
             gathered += packets
             return self.closed is not None
         gathered += packets[:room]
-        self._due.append(gathered)
+        self._pending.append(gathered)
         while len(packets) - room >= size:
-            self._due.append(packets[room : room + size])
+            self._pending.append(packets[room : room + size])
             room += size
         self._gathered = packets[room:]
-        return len(self._due) >= self._parcel or self.closed is not None
+        return len(self._pending) >= self._batches_per_call or self.closed is not None
 
-    def cut(self) -> bool:
-        """Make a batch of what is gathered and return whether there is something to deliver."""
+    def seal_batch(self) -> bool:
+        """End the batch that is being gathered; whether there is something to deliver."""
         if self._gathered:
             packets, self._gathered = self._gathered, []
-            self._due.append(packets)
-        return bool(self._due)
+            self._pending.append(packets)
+        return bool(self._pending)
 
     def append(self, message: StopSignal | Barrier) -> None:
-        """Place a message behind all packets."""
-        self.cut()
-        self._due.append(message)
+        """Add a message behind all packets."""
+        self.seal_batch()
+        self._pending.append(message)
 
-    def take_back(self) -> list[Packet]:
-        """Give up all that was gathered and not delivered, where nobody delivers any more."""
-        packets = [packet for due in self._due if isinstance(due, list) for packet in due]
+    def withdraw(self) -> list[Packet]:
+        """Remove all undelivered packets and return them; no thread may be delivering."""
+        batches = [batch for batch in self._pending if isinstance(batch, list)]
+        packets = [packet for batch in batches for packet in batch]
         packets += self._gathered
-        self._due.clear()
+        self._pending.clear()
         self._gathered = []
         return packets
 
-    def take_back_stalled(self) -> list[Packet]:
-        """Give up what finds no room: nothing if another thread is at it, or if it lies before a
-        message, which would come too early then."""
+    def withdraw_stalled(self) -> list[Packet]:
+        """Remove the packets that find no room and return them.
+
+        There are none if another thread is delivering, or if a barrier or stop signal is pending:
+        it would overtake them.
+        """
         if not self._delivering.acquire(blocking=False):
             return []
         try:
-            if all(isinstance(due, list) for due in self._due):
-                return self.take_back()
+            if all(isinstance(item, list) for item in self._pending):
+                return self.withdraw()
             return []
         finally:
             self._delivering.release()
 
     def deliver(self, sender: Sender) -> list[Rejected]:
-        """Put every batch and message that is due, waiting while the queue is full.
+        """Put every batch and message that is pending, waiting while the queue is full.
 
-        It leaves off when the connection is found closed or stalled: see :attr:`closed` and
+        It stops early when it finds the connection closed or stalled: see :attr:`closed` and
         :attr:`stalled`.
 
         Returns:
@@ -169,38 +175,40 @@ class Connection:
             TaskCancelled: the sender was cancelled while waiting.
         """
         rejected: list[Rejected] = []
-        due = self._due
+        pending = self._pending
         with self._delivering:
             self.stalled = False
-            alone = 0  # how many of the next go one by one, because one of them is at fault
-            while due and self.closed is None and not self.stalled:
-                count = min(len(due), 1 if alone else self._parcel)
+            one_by_one = (
+                0  # how many batches are put singly, to find the one that cannot be encoded
+            )
+            while pending and self.closed is None and not self.stalled:
+                count = min(len(pending), 1 if one_by_one else self._batches_per_call)
                 try:
-                    self._put([self._message(due[i], sender) for i in range(count)], sender)
+                    self._put([self._message(pending[i], sender) for i in range(count)], sender)
                 except EncodeError as error:
                     # of several, the queue may have taken the first ones already
                     if count > 1:
-                        alone = count - self._have_put(error.accepted)
+                        one_by_one = count - self._confirm_put(error.accepted)
                         continue
-                    first = due.popleft()
+                    first = pending.popleft()
                     assert isinstance(first, list)
                     if len(first) == 1:
                         rejected.append((first[0], error))
                     else:  # only the packets at fault are rejected
-                        due.extendleft([packet] for packet in reversed(first))
-                        alone += len(first)
-                alone = max(0, alone - 1)
+                        pending.extendleft([packet] for packet in reversed(first))
+                        one_by_one += len(first)
+                one_by_one = max(0, one_by_one - 1)
         return rejected
 
-    def _message(self, due: list[Packet] | StopSignal | Barrier, sender: Sender) -> Message:
-        if not isinstance(due, list):
-            return due
+    def _message(self, item: list[Packet] | StopSignal | Barrier, sender: Sender) -> Message:
+        if not isinstance(item, list):
+            return item
         return PacketBatch(
-            due, self.input_index, time.time_ns(), sender.name, sender.attempt, sender.traceparent
+            item, self.input_index, time.time_ns(), sender.name, sender.attempt, sender.traceparent
         )
 
     def _put(self, messages: list[Message], sender: Sender) -> None:
-        """Put the first messages that are due; all, unless the connection is closed or stalled."""
+        """Put these, the first pending messages; stop when the connection is closed or stalled."""
         failures = 0
         patience = self.patience
         seconds = _CANCEL_CHECK_SECONDS
@@ -213,14 +221,14 @@ class Connection:
                     self.queue.put(messages[0], timeout=seconds)
                 else:
                     self.queue.put_many(messages, timeout=seconds)
-                self._have_put(len(messages))
+                self._confirm_put(len(messages))
                 return
             except Full as error:
-                messages = messages[self._have_put(error.accepted) :]
+                messages = messages[self._confirm_put(error.accepted) :]
                 waited = 0.0 if error.accepted else waited + seconds
                 self.stalled = patience is not None and waited >= patience
             except (ShutDown, QueueClosed) as error:
-                self._have_put(error.accepted if isinstance(error, ShutDown) else 0)
+                self._confirm_put(error.accepted if isinstance(error, ShutDown) else 0)
                 self._close(f"{self.name} has ended and takes no more packets", error)
                 return
             except BackendUnavailable as error:
@@ -235,10 +243,10 @@ class Connection:
             if self.stalled:
                 return
 
-    def _have_put(self, count: int) -> int:
-        """The first ones that were due have been put; returns how many."""
+    def _confirm_put(self, count: int) -> int:
+        """Drop the first ``count`` pending messages, which have been put; returns ``count``."""
         for _ in range(count):
-            self._due.popleft()
+            self._pending.popleft()
         self._known_depth += count
         return count
 
@@ -256,7 +264,7 @@ class Connection:
                 self._known_until = now + _DEPTH_SECONDS
             return self._known_depth
         except (QueueClosed, BackendUnavailable):
-            return 0  # whoever sends there next finds out
+            return 0  # the next delivery finds out
 
 
 def _restore(

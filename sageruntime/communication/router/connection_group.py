@@ -9,7 +9,7 @@ from sageruntime.errors import PartitionError
 
 
 class ConnectionGroup:
-    """Connections and how they share. It is not synchronised: its router does that."""
+    """Connections and their partitioner. It has no lock: its router holds one."""
 
     def __init__(self) -> None:
         self.connections: list[Connection] = []
@@ -23,7 +23,7 @@ class ConnectionGroup:
     @partitioner.setter
     def partitioner(self, partitioner: Partitioner) -> None:
         self._partitioner = partitioner
-        self._settle()
+        self._update_targets()
 
     def add(self, connection: Connection) -> None:
         """Add a connection: in the place of a closed one of its name, if any, else as the last."""
@@ -33,21 +33,21 @@ class ConnectionGroup:
                 break
         else:
             self.connections.append(connection)
-        self._settle()
+        self._update_targets()
 
     def remove(self, connection: Connection) -> None:
         """Remove a connection, which waits for room as long as it takes from now on."""
         self.connections.remove(connection)
         connection.patience = None
-        self._settle()
+        self._update_targets()
 
     def fail_over(self) -> bool:
-        """Leave out closed connections; whether others take over from them."""
-        self._settle()
+        """Leave out closed connections, and return whether others take over from them."""
+        self._update_targets()
         return self._partitioner.fails_over and any(c.closed is None for c in self.connections)
 
-    def deal(self, packets: list[Packet], reject: Reject) -> list[Connection]:
-        """Gather packets and return the connections that have something to deliver.
+    def partition(self, packets: list[Packet], reject: Reject) -> list[Connection]:
+        """Divide packets among the connections and return those with something to deliver.
 
         Raises:
             PartitionError: the partitioner breaks its contract.
@@ -59,13 +59,13 @@ class ConnectionGroup:
                 f"{self._partitioner!r} split packets in {len(parts)} parts; expected one for each "
                 f"of {len(connections)} targets"
             )
-        due = []
+        pending = []
         for connection, part in zip(connections, parts):
             if part and connection.gather(part):
-                due.append(connection)
-        return due
+                pending.append(connection)
+        return pending
 
-    def _settle(self) -> None:
+    def _update_targets(self) -> None:
         if self._partitioner.fails_over:
             live = [connection for connection in self.connections if connection.closed is None]
             self.connections = live or self.connections

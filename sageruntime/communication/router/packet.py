@@ -12,20 +12,20 @@ from typing import Any
 
 import msgspec
 
-# Counts from a random point, far from every other process's: ids need no coordination. A process
-# that is forked, as hosts are, begins at a point of its own; a partial is what can be told so
-# without a Python call for each id.
+# Ids count from a random number, so that processes need no coordination. A forked process, such as
+# a host, has to start from another one. A partial can be changed in place and, unlike a function,
+# costs no Python call for each id.
 _next_id = partial(next, count(secrets.randbits(31) << 32))
 
 
-def _count_from_elsewhere() -> None:
+def _restart_ids() -> None:
     _next_id.__setstate__((next, (count(secrets.randbits(31) << 32),), {}, None))  # type: ignore[attr-defined]
 
 
-os.register_at_fork(after_in_child=_count_from_elsewhere)
+os.register_at_fork(after_in_child=_restart_ids)
 
 
-# gc=False: packets come by the million, and a packet that its own payload refers to is no use.
+# gc=False: there are millions of packets, and a payload has no reason to refer to its packet.
 class Packet(msgspec.Struct, gc=False):
     """One piece of data on its way through the pipeline.
 
@@ -36,7 +36,7 @@ class Packet(msgspec.Struct, gc=False):
         input_index: which input of the receiving task it came in by.
         key: chooses the partition on a keyed connection.
         timestamp: when its data entered the pipeline, in nanoseconds since the epoch.
-        id: names the packet in logs and dead letters; 0 to 2**64 - 1.
+        id: identifies the packet in logs and dead letters; 0 to 2**64 - 1.
     """
 
     payload: Any

@@ -1,4 +1,4 @@
-"""Broadcast: everybody gets everything."""
+"""Broadcast: every task gets every packet."""
 
 from __future__ import annotations
 
@@ -16,5 +16,4 @@ class Broadcast:
     def split(
         self, packets: list[Packet], targets: Sequence[Target], reject: Reject
     ) -> list[list[Packet]]:
-        """See :class:`Partitioner`; rejects nothing."""
         return [packets, *([packet.copy() for packet in packets] for _ in targets[1:])]

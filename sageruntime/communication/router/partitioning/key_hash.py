@@ -16,8 +16,8 @@ class KeyHash:
     """Packets of equal key to the same task, always and from every process.
 
     The task is the :func:`~sageruntime.core.stable_hash.stable_hash` of the key modulo
-    the number of tasks: with one task more or less, most keys move. With one task nothing is
-    hashed, and any key will do.
+    the number of tasks: with one task more or less, most keys move. A packet whose key has no
+    stable hash is rejected. With one task nothing is hashed, and any key will do.
 
     Args:
         function: gives the key of a payload, which becomes the packet's; by default the key the
@@ -32,29 +32,28 @@ class KeyHash:
         self.function = function
         self.fails_over = fails_over
         self._ways = 0
-        self._way_of: dict[Any, int] = {}
+        self._cached_ways: dict[Any, int] = {}
 
     def split(
         self, packets: list[Packet], targets: Sequence[Target], reject: Reject
     ) -> list[list[Packet]]:
-        """See :class:`Partitioner`; rejects packets without a key that has a stable hash."""
         packets = self._with_keys(packets, reject)
         ways = len(targets)
         if ways == 1:
             return [packets]
-        if ways != self._ways or len(self._way_of) > _CACHED_KEYS:
+        if ways != self._ways or len(self._cached_ways) > _CACHED_KEYS:
             self._ways = ways
-            self._way_of = {}
-        way_of = self._way_of
+            self._cached_ways = {}
+        cached_ways = self._cached_ways
         parts: list[list[Packet]] = [[] for _ in targets]
         for packet in packets:
             key = packet.key
             try:
-                way = way_of[key]
+                way = cached_ways[key]
             except (KeyError, TypeError):
                 try:
                     way = instance_for(key, ways)
-                    way_of[key] = way
+                    cached_ways[key] = way
                 except Exception as error:
                     reject(packet, error)
                     continue

@@ -1,4 +1,4 @@
-"""LeastLoaded: those who are behind get less."""
+"""LeastLoaded: tasks that are behind get fewer packets."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from sageruntime.communication.router.partitioning.partitioner import Reject, Ta
 class LeastLoaded:
     """To the tasks with the fewest packets waiting, so that all come to have as many.
 
-    It looks at the queues once for each list of packets. A task that has no room for a while is
-    passed by: its packets are dealt out anew, behind those that others have already.
+    It reads the depths of the queues once for each list of packets. The packets of a task that has
+    no room for ``patience`` seconds are partitioned again, behind what other tasks have already.
     """
 
     fails_over = True
@@ -24,7 +24,6 @@ class LeastLoaded:
     def split(
         self, packets: list[Packet], targets: Sequence[Target], reject: Reject
     ) -> list[list[Packet]]:
-        """See :class:`Partitioner`; rejects nothing."""
         if len(targets) == 1:
             return [packets]
         self._turn += 1
@@ -38,7 +37,7 @@ class LeastLoaded:
 
 
 def _shares(amount: int, depths: list[int], first: int) -> list[int]:
-    """How much to pour into each of some vessels, filled so deep, to bring the lowest level up.
+    """How many of ``amount`` packets each task gets, so that the lowest depths rise to one level.
 
     Of those that are equally deep, ``first`` and those after it come first.
     """

@@ -1,4 +1,4 @@
-"""PartitionFunction: a function of the user's says where each packet goes."""
+"""PartitionFunction: a function of the user chooses the task for each packet."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ class PartitionFunction:
 
     Args:
         function: takes a packet and how many tasks there are, and returns 0 for the first of them,
-            1 for the second, and so on.
-        fails_over: whether any other task will do when one has ended.
+            1 for the second, and so on. A packet for which it raises or returns anything else
+            is rejected, the latter with a :class:`~sageruntime.errors.PartitionError`.
+        fails_over: whether the packets may go to other tasks when one has ended.
     """
 
     def __init__(self, function: Callable[[Packet, int], int], fails_over: bool = False) -> None:
@@ -25,8 +26,6 @@ class PartitionFunction:
     def split(
         self, packets: list[Packet], targets: Sequence[Target], reject: Reject
     ) -> list[list[Packet]]:
-        """See :class:`Partitioner`; rejects a packet for which the function raises, or returns what
-        is no index (:class:`~sageruntime.errors.PartitionError`)."""
         function, ways = self.function, len(targets)
         parts: list[list[Packet]] = [[] for _ in targets]
         for packet in packets:

@@ -1,4 +1,4 @@
-"""Partitioner: what the partitioners of this package are, and those of users."""
+"""Partitioner: the protocol of partitioners, those of this package and those of users."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Reject = Callable[[Packet, Exception], None]
 
 
 class Target(Protocol):
-    """One of the tasks that packets are dealt out to.
+    """One of the tasks that packets are divided among.
 
     Attributes:
         name: the task's name.
@@ -27,17 +27,17 @@ class Target(Protocol):
 
 @runtime_checkable
 class Partitioner(Protocol):
-    """Deals packets out to the tasks of one group.
+    """Divides packets among the tasks of one group.
 
-    Each sending task has a partitioner of its own, which is called by one thread at a time. It
-    travels to the task's host by pickle.
+    Each sending task has a partitioner of its own, called by one thread at a time. It is pickled to
+    reach the task's host.
 
     Attributes:
         fails_over: whether any task will do for a packet. If so, a task that has ended is left out
             and its siblings get what it can no longer take; otherwise its packets go to the error
             policy, and all others stay where they are.
         patience: may be left out, or None: seconds to wait for room in one task's queue before its
-            packets are dealt out anew.
+            packets are partitioned again.
     """
 
     fails_over: bool
@@ -47,8 +47,8 @@ class Partitioner(Protocol):
     ) -> list[list[Packet]]:
         """Return a list of packets for each target, in the order given.
 
-        A packet in several lists has to be a copy of its own in each: tasks change packets in
-        place. One that has no place is handed to ``reject``. An exception ends the task.
+        A packet in several lists has to be a separate copy in each: tasks change packets in
+        place. One that belongs to no target is given to ``reject``. An exception ends the task.
 
         Args:
             packets: at least one.

@@ -1,4 +1,4 @@
-"""RoundRobin: everybody gets as much as everybody else."""
+"""RoundRobin: every task gets the same number of packets."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ class RoundRobin:
     def split(
         self, packets: list[Packet], targets: Sequence[Target], reject: Reject
     ) -> list[list[Packet]]:
-        """See :class:`Partitioner`; rejects nothing."""
         ways = len(targets)
         if ways == 1:
             return [packets]
