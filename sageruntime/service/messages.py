@@ -13,7 +13,7 @@ import cloudpickle
 
 from sagequeue.errors import EncodeError
 from sagequeue.protocol import Queue
-from sageruntime.errors import RemoteError
+from sageruntime.errors import RemoteError, describe_error
 from sageruntime.host.packed_error import PackedError
 
 
@@ -138,10 +138,9 @@ def pack_error(error: BaseException, queue: Queue[Any]) -> BaseException | Packe
 
 def _stand_in(error: BaseException) -> RemoteError:
     try:
-        text = str(error)
-    except BaseException:  # whatever its __str__ raises
-        text = "which cannot be shown as text"
-    return RemoteError(f"{type(error).__name__}: {text}")
+        return RemoteError(describe_error(error))
+    except BaseException:  # its __str__ raised SystemExit, for example
+        return RemoteError(f"{type(error).__name__}: (its text could not be shown)")
 
 
 def _pickled(value: Any, dumps: Callable[..., bytes]) -> tuple[bytes, Sequence[Any]]:
