@@ -100,58 +100,57 @@ class InboxAttempt(Attempt):
     def process(self, packet: Packet) -> bool:
         """Process one packet and send the results; whether it went well."""
         errors = self._metrics.errors
-        self._process(Delivery(PacketBatch([packet], packet.input_index)))
+        batch = PacketBatch([packet], packet.input_index)
+        self._process(Delivery(batch), batch)
         self._await_window()
         self._router.flush()
         return self._metrics.errors == errors
 
     def _process_input(self) -> None:
         interval = self._options.flush_interval
+        ready, no_mail = self._ready, self._mailbox.is_empty
         self._flushed_at = time.monotonic()
         if self.runner.is_draining:
             self._inbox.queue.shutdown()
         while not self._is_ended:
-            if self._mailbox.has_mail:
+            if not no_mail():
                 self._take_mails(0.0)
-            if self.runner.is_paused or not self._has_room():
+            if self.runner.is_paused or (self._window and self._is_window_full()):
                 if self._done:
                     self._flush()
                 self._take_mails(self._tick if self._window else None)
                 self._give_up_overdue()
-                continue
-            delivery = self._next()
-            if delivery is None:
-                self._give_up_overdue()
-                continue
-            self._take_in(delivery)
-            if time.monotonic() - self._flushed_at >= interval or self._inbox.is_over_limit:
-                self._flush()
-                self._give_up_overdue()
-            if self._is_alone and self._inbox.is_over_limit:
+            elif ready:
+                self._take_in(ready.popleft())
+                if time.monotonic() - self._flushed_at >= interval:
+                    self._flush()
+                    self._give_up_overdue()
+            elif self._is_alone and self._inbox.is_over_limit:
                 self._make_room()
+            else:
+                self._take()
         self._await_window()
         self._flush()
 
-    def _has_room(self) -> bool:
-        """Whether one more message may be taken."""
-        if not self._window:
-            return True
-        return self._in_window < self._options.max_buffer_size and not self._inbox.is_over_limit
+    def _is_window_full(self) -> bool:
+        """Whether nothing more may be taken, until some of what is being processed is done."""
+        return self._in_window >= self._options.max_buffer_size or self._inbox.is_over_limit
 
-    def _next(self) -> Delivery | None:
-        """The next message; None when there was a mail or a tick before it came."""
-        ready = self._ready
-        if not ready:
-            begun = time.perf_counter()
-            try:
-                ready.extend(self._inbox.take(block=False))
-                self._metrics.decoding += time.perf_counter() - begun
-            except Empty:
-                self._flush()  # before it waits, everything gathered is sent
-                self._wait()
-            except ShutDown:
-                self._is_ended = True
-        return ready.popleft() if ready else None
+    def _take(self) -> None:
+        """Take the next messages, unless there is a mail or a tick before they come."""
+        if self._inbox.is_over_limit:
+            self._flush()  # which acknowledges
+        begun = time.perf_counter()
+        try:
+            self._ready.extend(self._inbox.take(block=False))
+            self._metrics.decoding += time.perf_counter() - begun
+        except Empty:
+            self._flush()  # before it waits, everything gathered is sent
+            self._wait()
+            if not self._ready:
+                self._give_up_overdue()
+        except ShutDown:
+            self._is_ended = True
 
     def _wait(self) -> None:
         """Wait for messages or a mail.
@@ -198,17 +197,17 @@ class InboxAttempt(Attempt):
         if message.sender and message.attempt < self._router.attempt:
             self._done.append(delivery)  # from before the job went back to a checkpoint
             return
-        if isinstance(message, Barrier):
+        if type(message) is Barrier:
             self._done.append(delivery)
             if self._coordinated:
                 self._ready.extendleft(reversed(self._alignment.note(message)))
-        elif self._alignment.holds_back(message.sender):
+        elif self._alignment.checkpoint is not None and self._alignment.holds_back(message.sender):
             self._hold_back(delivery)
             return
         elif type(message) is PacketBatch:
-            self._process(delivery)
+            self._process(delivery, message)
             return
-        elif isinstance(message, StopSignal):
+        elif type(message) is StopSignal:
             self._done.append(delivery)
             self._senders_ended.add(message.sender)
             self._is_ended = len(self._senders_ended) >= self._upstreams
@@ -252,9 +251,7 @@ class InboxAttempt(Attempt):
 
     # What is processed.
 
-    def _process(self, delivery: Delivery) -> None:
-        batch = delivery.message
-        assert isinstance(batch, PacketBatch)
+    def _process(self, delivery: Delivery, batch: PacketBatch) -> None:
         packets = batch.packets
         if self._known and packets and packets[0].id in self._known:
             self._known.remove(packets[0].id)
@@ -270,42 +267,39 @@ class InboxAttempt(Attempt):
                 if packet.input_index != index:
                     packet.input_index = index
         if delivery.deliveries > 0 or self.runner.is_cautious:
-            self._process_carefully(delivery, packets)
+            self._process_carefully(batch, packets)
+            self._done.append(delivery)
         elif isinstance(self._invoker, DirectInvoker):
-            self._process_directly(delivery, packets)
+            self._process_directly(self._invoker, batch, packets)
+            self._done.append(delivery)
         else:
-            self._submit(delivery, packets)
+            self._submit(self._invoker, delivery, packets)
 
-    def _process_directly(self, delivery: Delivery, packets: list[Packet]) -> None:
-        batch = delivery.message
-        assert isinstance(batch, PacketBatch)
-        assert isinstance(self._invoker, DirectInvoker)
+    def _process_directly(
+        self, invoker: DirectInvoker, batch: PacketBatch, packets: list[Packet]
+    ) -> None:
         count, entered_at, tracer = len(packets), packets[0].timestamp, self.runner.tracer
         if tracer is None:
-            failed = self._invoker.invoke(packets)
+            failed = invoker.invoke(packets)
         else:
             with tracer.processing(batch):
-                failed = self._invoker.invoke(packets)
+                failed = invoker.invoke(packets)
         self._metrics.batch_done(count, failed, batch.sent_at, entered_at)
-        self._done.append(delivery)
 
-    def _process_carefully(self, delivery: Delivery, packets: list[Packet]) -> None:
+    def _process_carefully(self, batch: PacketBatch, packets: list[Packet]) -> None:
         """One packet after the other, each named before: a process may have died over one."""
-        batch = delivery.message
-        assert isinstance(batch, PacketBatch)
         self._await_window()
         for packet in packets:
             self._tell(told.Attempting, packet=self._skip_list.name_of(packet))
-            one = Delivery(PacketBatch(
+            one = PacketBatch(
                 [packet], batch.input_index, batch.sent_at, traceparent=batch.traceparent
-            ))  # fmt: skip
+            )
             if isinstance(self._invoker, DirectInvoker):
-                self._process_directly(one, [packet])
+                self._process_directly(self._invoker, one, [packet])
             else:
-                self._submit(one, [packet])
+                self._submit(self._invoker, Delivery(one), [packet])
                 self._await_window()
-            self._done.pop()
-        self._done.append(delivery)
+                self._done.pop()
 
     def _skip(self, packet: Packet) -> bool:
         """Whether a packet is left out, because a host hung or died over it before."""
@@ -333,19 +327,20 @@ class InboxAttempt(Attempt):
             return
         for one in saved.undecodable:
             self._errors.handle(None, one.error, raw=one.raw)
-        delivery.message = batch or PacketBatch([])
+        batch = delivery.message = batch or PacketBatch([])
         delivery.error = None
         delivery.keep_original()
-        self._process(delivery)
+        self._process(delivery, batch)
 
     # Concurrent processing.
 
-    def _submit(self, delivery: Delivery, packets: list[Packet]) -> None:
-        assert isinstance(self._invoker, ConcurrentInvoker)
+    def _submit(
+        self, invoker: ConcurrentInvoker, delivery: Delivery, packets: list[Packet]
+    ) -> None:
         pending = Pending(delivery, packets)
         self._window.append(pending)
         self._in_window += len(packets)
-        self._invoker.submit(pending)
+        invoker.submit(pending)
 
     def _receive(self, mail: Mail) -> None:
         if isinstance(mail, Done):

@@ -32,6 +32,7 @@ class SourceAttempt(Attempt):
     ) -> None:
         super().__init__(runner, operator, retries)
         self._reader = reader
+        self._size = self._options.packets_per_batch
         self._is_released = False
         self._is_read = False
         # Whether something was read and may not have been sent, and when it has to be.
@@ -70,8 +71,8 @@ class SourceAttempt(Attempt):
 
     def _send_some(self) -> None:
         """Send what the source has yielded, if it is enough or has waited long enough."""
-        reader, size = self._reader, self._options.packets_per_batch
-        if self._mailbox.has_mail:
+        reader, size = self._reader, self._size
+        if not self._mailbox.is_empty():
             self._take_mails(0.0)
         if len(reader) < size:
             self._await(size)
@@ -89,8 +90,8 @@ class SourceAttempt(Attempt):
             if left == 0.0:
                 return
             # a first packet, so that its time begins; then as many as are asked for
-            if reader.notify_at(count if self._is_unsent else 1):
-                self._take_mails(left)
+            reader.notify_at(count if self._is_unsent else 1)
+            self._take_mails(left)
             if self._is_released:
                 return
 
@@ -106,17 +107,7 @@ class SourceAttempt(Attempt):
         if not items:
             return
         first = items[0]
-        if isinstance(first, EndOfStream):
-            if first.error is not None:
-                raise first.error
-            self._is_read = True
-        elif isinstance(first, SnapshotMark):
-            self._snapshot_number = first.checkpoint
-            self._router.pass_barrier(first.checkpoint)
-            self._tell(
-                told.SnapshotTaken, checkpoint=first.checkpoint, state=first.state, skipped={}
-            )
-        else:
+        if type(first) is Packet:
             self._metrics.processed += len(items)
             if not self._is_unsent:
                 self._expect_flush()
@@ -126,6 +117,17 @@ class SourceAttempt(Attempt):
             else:
                 with tracer.reading(items):
                     self._router.route_batch(items)
+        elif isinstance(first, EndOfStream):
+            if first.error is not None:
+                raise first.error
+            self._is_read = True
+        else:
+            assert isinstance(first, SnapshotMark)
+            self._snapshot_number = first.checkpoint
+            self._router.pass_barrier(first.checkpoint)
+            self._tell(
+                told.SnapshotTaken, checkpoint=first.checkpoint, state=first.state, skipped={}
+            )
 
     def _receive(self, mail: Mail) -> None:
         if not isinstance(mail, SourceReady):
