@@ -109,14 +109,19 @@ class Options:
                 )
 
 
+_options: dict[type[Options], tuple[Option, ...]] = {}
+
+
 def list_options(options: type[Options]) -> tuple[Option, ...]:
     """The options of a class, in the order in which they are declared."""
-    types = get_type_hints(options, include_extras=True)
-    return tuple(
-        Option(each.name, types[each.name], each.default, **each.metadata)
-        for each in fields(options)  # type: ignore[arg-type]  # the subclasses are dataclasses
-        if each.metadata
-    )
+    if options not in _options:  # types that are written as text take long to make out
+        types = get_type_hints(options, include_extras=True)
+        _options[options] = tuple(
+            Option(each.name, types[each.name], each.default, **each.metadata)
+            for each in fields(options)  # type: ignore[arg-type]  # they are dataclasses
+            if each.metadata
+        )
+    return _options[options]
 
 
 def _fits(value: Any, kind: Any) -> bool:

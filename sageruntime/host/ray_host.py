@@ -208,6 +208,11 @@ class _TaskActor:
 
     def __init__(self, blueprint: bytes, log_level: int) -> None:
         self._events: SimpleQueue[bytes] = SimpleQueue()
+        # How many events were told, handed out, and are known to the driver.
+        self._telling = threading.Condition()
+        self._told = 0
+        self._handed_out = 0
+        self._received = 0
         logging.basicConfig(handlers=[RecordSender(self._log)], level=log_level, force=True)
         self._task: HostedTask | None = None
         self._started = threading.Event()
@@ -228,13 +233,17 @@ class _TaskActor:
         self._started.set()
 
     def poll(self, seconds: float) -> list[bytes]:
-        """The events that have come, waiting for the first."""
+        """The events that have come, waiting for the first. Those of the call before have come."""
+        with self._telling:
+            self._received = self._handed_out
+            self._telling.notify_all()
         try:
             events = [self._events.get(timeout=seconds)]
         except Empty:
             return []
         while not self._events.empty():
             events.append(self._events.get())
+        self._handed_out += len(events)
         return events
 
     @ray.method(concurrency_group="commands")  # one after the other
@@ -248,4 +257,10 @@ class _TaskActor:
         self._tell(told.LogEmitted(record=record))
 
     def _tell(self, event: told.Event) -> None:
-        self._events.put(wire.encode_event(event))
+        data = wire.encode_event(event)
+        with self._telling:
+            self._events.put(data)
+            self._told += 1
+            if isinstance(event, told.Attempting):  # this process may die over it
+                number = self._told
+                self._telling.wait_for(lambda: self._received >= number)

@@ -35,3 +35,10 @@ def iterate_results(results: Results, operator: object) -> Iterator[Packet]:
         f"{type(operator).__qualname__} returned {type(results).__qualname__} where a Packet is "
         "expected; return a Packet, an iterable of Packets, or None"
     )
+
+
+def list_results(results: Results, operator: object) -> list[Packet]:
+    """The same as a list: the very one that was returned, if it is one."""
+    if type(results) is list and (not results or type(results[0]) is Packet):
+        return results
+    return list(iterate_results(results, operator))

@@ -11,7 +11,7 @@ from sageruntime.communication.router import Packet
 from sageruntime.core.policies import RetryPolicy
 from sageruntime.errors import OperatorError
 from sageruntime.operator import BaseOperator, BatchOperator
-from sageruntime.operator.results import Results, iterate_results
+from sageruntime.operator.results import Results, list_results
 
 T = TypeVar("T")
 
@@ -82,15 +82,22 @@ class OperatorCalls:
 
     def __call__(self, packets: list[Packet]) -> Outcomes:
         """Process packets; never raises an ``Exception``."""
-        if self.process_batch is None or len(packets) == 1:
-            return [self._one(packet) for packet in packets]
-        try:
-            results = self.process_batch(packets)
-            return [list(iterate_results(results, self.operator)), *([] for _ in packets[1:])]
-        except Exception:  # each of them is tried by itself, and its own error told
-            return [self._one(packet) for packet in packets]
+        results = self.together(packets)
+        if results is not None:
+            return [results, *[[]] * (len(packets) - 1)]
+        return [self.one(packet) for packet in packets]
 
-    def _one(self, packet: Packet) -> Outcome:
+    def together(self, packets: list[Packet]) -> list[Packet] | None:
+        """The results of packets in one call; None when each is to be processed by itself."""
+        if self.process_batch is None or len(packets) == 1:
+            return None
+        try:
+            return list_results(self.process_batch(packets), self.operator)
+        except Exception:  # each of them is tried by itself, and its own error told
+            return None
+
+    def one(self, packet: Packet) -> Outcome:
+        """The outcome of a packet by itself; never raises an ``Exception``."""
         try:
             return self._results(packet)
         except Exception as error:
@@ -102,8 +109,8 @@ class OperatorCalls:
 
     def _results(self, packet: Packet) -> list[Packet]:
         if self.process_batch is not None:
-            return list(iterate_results(self.process_batch([packet]), self.operator))
-        return list(iterate_results(self.process(packet), self.operator))
+            return list_results(self.process_batch([packet]), self.operator)
+        return list_results(self.process(packet), self.operator)
 
 
 class DirectInvoker:
@@ -151,7 +158,7 @@ class DirectInvoker:
                     results += result
                 else:
                     # a list first: a generator that fails half-way leaves nothing behind
-                    results += list(iterate_results(result, operator))
+                    results += list_results(result, operator)
             except Exception as error:
                 outcome = self.calls.again(packet, error)
                 if isinstance(outcome, Exception):
@@ -168,12 +175,17 @@ class DirectInvoker:
         return failed
 
     def _invoke_batch(self, packets: list[Packet]) -> int:
+        results = self.calls.together(packets)
+        if results is not None:
+            self._route(results)
+            return 0
         failed = 0
-        for packet, outcome in zip(packets, self.calls(packets)):
+        for packet in packets:
+            outcome = self.calls.one(packet)
             if isinstance(outcome, Exception):
                 failed += 1
                 self._fail(packet, outcome)
-            elif outcome:
+            else:
                 self._route(outcome)
         return failed
 

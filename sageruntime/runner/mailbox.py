@@ -22,11 +22,8 @@ class Mailbox(Generic[M]):
     def __init__(self) -> None:
         self._mails: queue.SimpleQueue[M] = queue.SimpleQueue()
         self._data: Queue[Any] | None = None
-
-    @property
-    def has_mail(self) -> bool:
-        """Whether a mail waits."""
-        return not self._mails.empty()
+        self.is_empty: Callable[[], bool] = self._mails.empty
+        """Whether no mail waits; asked before each message, so it is the queue's own method."""
 
     def post(self, mail: M) -> None:
         """Send a mail."""
@@ -49,6 +46,6 @@ class Mailbox(Generic[M]):
         """
         self._data = data
         try:
-            return None if self.has_mail else take()  # a mail before the line above woke nobody
+            return take() if self.is_empty() else None  # a mail before the line above woke nobody
         finally:
             self._data = None

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from sageruntime.communication.router import Packet
 from sageruntime.operator import BaseOperator
 from sageruntime.runner import commands as do
 from sageruntime.runner import events as told

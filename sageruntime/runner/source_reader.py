@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from queue import Empty, SimpleQueue
+from functools import partial
+from itertools import chain, islice
+from operator import is_not, itemgetter
+from queue import SimpleQueue
 from typing import Any, NamedTuple
 
 from sageruntime.communication.router import Packet
@@ -38,10 +41,8 @@ class EndOfStream(NamedTuple):
 
 Item = Packet | SnapshotMark | EndOfStream
 
-
-class _Call(NamedTuple):
-    function: Callable[[], Any]
-    future: Future[Any]
+_is_payload = partial(is_not, IDLE)
+_second = itemgetter(1)
 
 
 class SourceReader:
@@ -74,10 +75,13 @@ class SourceReader:
         self._stream: deque[Item] = deque()
         self._requests: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._notify_at = 0
-        self._room = threading.Event()
-        self._is_reading = False
+        # Marks put into the stream and taken out of it: one thread counts each.
+        self._marks_put = 0
+        self._marks_taken = 0
+        self._is_full = False
         self._is_paused = False
         self._is_stopping = False
+        self._is_exhausted = False
         self._is_over = False
         self._thread = threading.Thread(target=self._run, name=f"{name}_0", daemon=True)
         self._thread.start()
@@ -94,16 +98,16 @@ class SourceReader:
             except BaseException as error:
                 future.set_exception(error)
 
-        self._request(run)
+        self._requests.put(run)
         return future.result()
 
     def start_reading(self) -> None:
         """Begin to read."""
-        self._request(self._read)
+        self._requests.put(self._read)
 
     def post(self, function: Callable[[], None]) -> None:
         """Call a function in the reader's thread between two yields; it must not raise."""
-        self._request(function)
+        self._requests.put(function)
 
     def mark(self, checkpoint: int, snapshot: Callable[[], bytes]) -> None:
         """Put a snapshot of the source into the stream, when it yields next."""
@@ -115,15 +119,15 @@ class SourceReader:
                 self._put(EndOfStream(error))
                 self._is_stopping = True
 
-        self._request(run)
+        self._requests.put(run)
 
     def pause(self) -> None:
         """Read nothing more, until :meth:`resume`."""
-        self._request(lambda: setattr(self, "_is_paused", True))
+        self._requests.put(lambda: setattr(self, "_is_paused", True))
 
     def resume(self) -> None:
         """Go on reading."""
-        self._request(lambda: setattr(self, "_is_paused", False))
+        self._requests.put(lambda: setattr(self, "_is_paused", False))
 
     def stop(self) -> None:
         """End the stream at the next yield."""
@@ -131,19 +135,24 @@ class SourceReader:
         def run() -> None:
             self._is_stopping, self._is_paused = True, False
 
-        self._request(run)
+        self._requests.put(run)
 
     def take(self, most: int) -> list[Item]:
         """What is there: some packets, or one mark or end."""
-        stream = self._stream
-        if not stream:
-            return []
-        if type(stream[0]) is not Packet:
+        stream, there = self._stream, len(self._stream)
+        if not self.has_mark:  # then none is among what was there
+            items: list[Item] = [stream.popleft() for _ in range(min(there, most))]
+        elif type(stream[0]) is not Packet:
+            self._marks_taken += 1
             return [stream.popleft()]
-        items: list[Item] = []
-        while stream and len(items) < most and type(stream[0]) is Packet:
-            items.append(stream.popleft())
-        self._room.set()
+        else:
+            items = []
+            while len(items) < most and type(stream[0]) is Packet:
+                items.append(stream.popleft())
+        self.counts.processed += len(items)
+        if self._is_full and len(stream) <= self._limit // 2:
+            self._is_full = False
+            self._requests.put(_go_on)
         return items
 
     def __len__(self) -> int:
@@ -151,29 +160,20 @@ class SourceReader:
 
     @property
     def has_mark(self) -> bool:
-        """Whether a mark or the end is behind the packets that are there."""
-        stream = self._stream
-        return bool(stream) and type(stream[-1]) is not Packet
+        """Whether a mark or the end is there."""
+        return self._marks_put != self._marks_taken
 
-    def notify_at(self, count: int) -> bool:
-        """Have ``notify`` called once when so much is there; False when it is there already."""
-        self._notify_at = count
-        if len(self._stream) < count:
-            return True
-        self._notify_at = 0
-        return False
+    def notify_at(self, count: int) -> None:
+        """Have ``notify`` called when so much is there, or a mark."""
+        self._requests.put(partial(setattr, self, "_notify_at", count))
 
     def close(self) -> None:
         """End the thread, after the call in hand."""
         self.stop()
-        self._request(self._finish)
+        self._requests.put(self._finish)
         self._thread.join()
 
     # The reader's side.
-
-    def _request(self, request: Callable[[], None]) -> None:
-        self._requests.put(request)
-        self._room.set()
 
     def _run(self) -> None:
         self.counts = self._begin()
@@ -194,50 +194,64 @@ class SourceReader:
         self._put(EndOfStream(error))
 
     def _read_all(self) -> None:
-        stream, requests, counts = self._stream, self._requests, self.counts
+        stream = self._stream
         if self._is_stopping:
             return
         payloads = iter(self._operator.read())
         try:
-            while True:
+            while not self._is_exhausted:
                 # before the first item, too: the task may be paused from its beginning
-                if not requests.empty():
-                    self._serve()
+                self._serve()
                 if self._is_stopping:
                     return
-                try:
-                    payload = next(payloads)
-                except StopIteration:
-                    return
-                if payload is not IDLE:
-                    stream.append(Packet(payload))
-                    counts.processed += 1
-                    waiting = len(stream)
-                    if self._notify_at and waiting >= self._notify_at:
-                        self._notify_at = 0
-                        self._notify()
-                    if waiting >= self._limit:
-                        self._await_room()
+                most = (self._notify_at or self._limit) - len(stream)
+                stream.extend(islice(self._packets(payloads), max(1, most)))
+                self._notify_if_due()
         finally:
             close = getattr(payloads, "close", None)  # a generator's own clean-up, in its thread
             if close is not None:
                 close()
 
-    def _serve(self) -> None:
-        while True:
-            try:
-                request = self._requests.get(block=self._is_paused)
-            except Empty:
-                return
-            request()
+    def _packets(self, payloads: Iterator[Any]) -> Iterator[Packet]:
+        """Packets of the next payloads, as long as nothing is requested.
 
-    def _await_room(self) -> None:
-        while len(self._stream) >= self._limit and self._requests.empty():
-            self._room.clear()
-            if len(self._stream) >= self._limit and self._requests.empty():
-                self._room.wait()
+        It is all of parts that run without the interpreter's loop, a packet at a time: each is in
+        the stream, where the runner may take it, before the source is asked for the next.
+        """
+        while_nothing_is_asked = iter(self._requests.empty, False)
+        pairs = zip(while_nothing_is_asked, chain(payloads, self._note_end()))
+        return map(Packet, filter(_is_payload, map(_second, pairs)))
+
+    def _note_end(self) -> Iterator[Any]:
+        self._is_exhausted = True
+        yield from ()
+
+    def _serve(self) -> None:
+        """Do what is requested, and wait while the task is paused or nothing more has room."""
+        requests = self._requests
+        while not requests.empty() or self._has_to_wait():
+            requests.get()()
+            self._notify_if_due()
+
+    def _has_to_wait(self) -> bool:
+        if self._is_paused:
+            return True
+        # first the flag: the runner looks at it after it has made room
+        self._is_full = True
+        self._is_full = len(self._stream) >= self._limit and not self._is_stopping
+        return self._is_full
+
+    def _notify_if_due(self) -> None:
+        if self._notify_at and len(self._stream) >= self._notify_at:
+            self._notify_at = 0
+            self._notify()
 
     def _put(self, item: SnapshotMark | EndOfStream) -> None:
+        self._marks_put += 1
         self._stream.append(item)
         self._notify_at = 0
         self._notify()
+
+
+def _go_on() -> None:
+    """There is room."""

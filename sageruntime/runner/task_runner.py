@@ -358,7 +358,8 @@ class TaskRunner:
             process = self.plugins.around(process, operator)
             batch = None if batch is None else self.plugins.around_batch(batch, operator)
         if isinstance(operator, SourceOperator):
-            limit = min(options.max_buffer_size, _READ_AHEAD * options.packets_per_batch)
+            size = options.packets_per_batch
+            limit = max(size, min(options.max_buffer_size, _READ_AHEAD * size))
             reader = SourceReader(
                 operator, self.name, self._begin_lane, limit,
                 lambda: self.mailbox.post(SourceReady()),

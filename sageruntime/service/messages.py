@@ -140,7 +140,7 @@ def _stand_in(error: BaseException) -> RemoteError:
     try:
         return RemoteError(describe_error(error))
     except BaseException:  # its __str__ raised SystemExit, for example
-        return RemoteError(f"{type(error).__name__}: (its text could not be shown)")
+        return RemoteError(f"{type(error).__name__}: (text could not be shown)")
 
 
 def _pickled(value: Any, dumps: Callable[..., bytes]) -> tuple[bytes, Sequence[Any]]:
