@@ -73,8 +73,8 @@ static bool all_done(sq_queue *queue) {
 }
 
 void sq_wakeup(sq_queue *queue) {
-    /* seq_cst and a read-modify-write, as sq_event_notify wants it; pairs with wakeup_wanted: either
-     * the waiter, who has announced itself, sees the flag, or we see the waiter */
+    /* seq_cst and a read-modify-write, as sq_event_notify wants it; pairs with wakeup_wanted:
+     * either the waiter, who has announced itself, sees the flag, or we see the waiter */
     atomic_exchange_explicit(&queue->wakeup, true, memory_order_seq_cst);
     sq_event_notify(&queue->header->not_empty, INT32_MAX);
     sq_event_notify(&queue->header->chunk_free, INT32_MAX);

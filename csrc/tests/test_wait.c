@@ -390,14 +390,10 @@ static void nobody_is_woken_for_nothing(void) {
 
 int main(void) {
     static const test tests[] = {
-        TEST(ping_pong_between_sleepers),
-        TEST(as_many_wake_as_there_are_messages),
-        TEST(each_event_wakes_who_waits_for_it),
-        TEST(a_wakeup_is_for_one_consumer_of_one_handle),
-        TEST(a_wakeup_ends_the_wait_for_a_copy),
-        TEST(no_wakeup_is_missed),
-        TEST(a_free_chunk_wakes_the_one_it_fits),
-        TEST(a_hole_filled_wakes_for_what_is_behind_it),
+        TEST(ping_pong_between_sleepers),         TEST(as_many_wake_as_there_are_messages),
+        TEST(each_event_wakes_who_waits_for_it),  TEST(a_wakeup_is_for_one_consumer_of_one_handle),
+        TEST(a_wakeup_ends_the_wait_for_a_copy),  TEST(no_wakeup_is_missed),
+        TEST(a_free_chunk_wakes_the_one_it_fits), TEST(a_hole_filled_wakes_for_what_is_behind_it),
         TEST(nobody_is_woken_for_nothing),
     };
     return RUN_TESTS(tests);
