@@ -22,6 +22,7 @@ from sageruntime.host.blueprint import Blueprint
 from sageruntime.host.driver_loop import DriverLoop
 from sageruntime.host.host import Receive
 from sageruntime.host.hosted_task import HostedTask
+from sageruntime.host.last_status import LastStatus
 from sageruntime.logs import RecordSender
 from sageruntime.metrics import MetricsSnapshot
 from sageruntime.runner import commands as do
@@ -49,7 +50,7 @@ class ProcessHost:
 
     def __init__(self, name: str, blueprint: bytes, loop: DriverLoop, receive: Receive) -> None:
         self.name = name
-        self.status: TaskStatus | None = None
+        self._last = LastStatus()
         self._blueprint = blueprint
         self._loop = loop
         self._receive = receive
@@ -147,12 +148,7 @@ class ProcessHost:
                     "%s: something that its process told cannot be rebuilt: %s", self.name, error
                 )
                 continue
-            if isinstance(event, told.StatusReported):
-                self.status = event.status
-            elif isinstance(event, told.Ended):
-                self.status = event.report.status.with_metrics(event.report.metrics)
-            elif isinstance(event, (told.Stuck, told.PolicyApplied)):
-                self.status = event.status
+            self._last.note(event)
             self._is_running = True
             self._receive(self, event)
 
@@ -204,11 +200,11 @@ class ProcessHost:
 
     def get_status(self) -> TaskStatus | None:
         """What the process told last."""
-        return self.status
+        return self._last.status
 
     def measure(self) -> MetricsSnapshot | None:
         """What was measured last."""
-        return None if self.status is None else self.status.metrics
+        return self._last.metrics
 
 
 class _Protocol(asyncio.Protocol):

@@ -22,6 +22,7 @@ from sageruntime.host.blueprint import Blueprint
 from sageruntime.host.driver_loop import DriverLoop
 from sageruntime.host.host import Receive
 from sageruntime.host.hosted_task import HostedTask
+from sageruntime.host.last_status import LastStatus
 from sageruntime.logs import RecordSender
 from sageruntime.metrics import MetricsSnapshot
 from sageruntime.runner import commands as do
@@ -63,7 +64,7 @@ class RayHost:
         receive: Receive,
     ) -> None:
         self.name = name
-        self.status: TaskStatus | None = None
+        self._last = LastStatus()
         self._blueprint = blueprint
         self._options = dict(options)
         self._shares_memory = shares_memory
@@ -126,11 +127,11 @@ class RayHost:
 
     def get_status(self) -> TaskStatus | None:
         """What the actor told last."""
-        return self.status
+        return self._last.status
 
     def measure(self) -> MetricsSnapshot | None:
         """What was measured last."""
-        return None if self.status is None else self.status.metrics
+        return self._last.metrics
 
     def _forget(self) -> None:
         self._actor = None  # to use it after ray.shutdown() would start another Ray
@@ -189,12 +190,7 @@ class RayHost:
         self._loop.post(self._take, event(error=error))
 
     def _take(self, event: told.Event) -> None:
-        if isinstance(event, told.StatusReported):
-            self.status = event.status
-        elif isinstance(event, told.Ended):
-            self.status = event.report.status.with_metrics(event.report.metrics)
-        elif isinstance(event, (told.Stuck, told.PolicyApplied)):
-            self.status = event.status
+        self._last.note(event)
         self._receive(self, event)
 
 

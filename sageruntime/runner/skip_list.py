@@ -20,7 +20,7 @@ class SkipList:
     are left out as were added since.
 
     Args:
-        by_content: whether packets come again from their source, made anew. They are known by key
+        by_content: whether packets come again from their source, made again. They are known by key
             and payload then, and by their ids otherwise.
     """
 

@@ -48,7 +48,7 @@ _second = itemgetter(1)
 class SourceReader:
     """Reads a source into a bounded stream of packets.
 
-    A source may block for long, and what it has yielded must be sent on meanwhile: so it is read
+    A source may block for long, and what it has yielded must not wait for that: so it is read
     in a thread of its own, and the runner sends. Between two yields the reader does what it is
     asked to: a snapshot, a call of another method, a pause.
 

@@ -56,12 +56,6 @@ class TaskStatus:
         """This status with a measurement."""
         return replace(self, metrics=metrics)
 
-    def with_nothing_counted(self) -> TaskStatus:
-        """This status as it is in a new host, before anything is processed there."""
-        return replace(
-            self, processed=0, emitted=0, errors=0, retries=0, failed_over=0, metrics=None
-        )
-
     def after(self, earlier: TaskStatus) -> TaskStatus:
         """This status, and counted in it what ``earlier`` hosts of the task had counted."""
         return replace(
