@@ -18,7 +18,7 @@ class Workload:
 
 
 def workloads() -> dict[str, Workload]:
-    """By name; arrays are made at each call, so that every process has its own."""
+    """By name; arrays are made anew, so that every process has its own."""
     return {
         "bytes 64 B": Workload(b"x" * 64, 300_000, 100),
         "dict": Workload({"id": 17, "name": "message", "value": 1.5}, 120_000, 100),

@@ -87,7 +87,7 @@ def figure(plot: Path | None = None) -> Figure:
     ahead = statistics.median(read) / statistics.median(written)
     rows += [
         Row("the sink's pace while it is slow", written, "packets/s"),
-        Row("the source's pace during that time", read, "packets/s"),
+        Row("the source's pace meanwhile", read, "packets/s"),
         Row("that is so many times the sink's", [ahead], "", most=MOST_AHEAD),
     ]
     return Figure("Backpressure", rows, f"queue_maxsize={QUEUE_MAXSIZE}, batch_size={BATCH_SIZE}")

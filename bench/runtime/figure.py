@@ -91,8 +91,8 @@ _HEADERS = ("", "median", "min - max", "ours is", "promised", "kept")
 
 
 def in_turn(cases: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-    """Measure every case once a round, forwards and backwards, so that other load on the machine
-    affects them all."""
+    """Measure every case once a round, there and back again: what the machine does meanwhile
+    meets them all."""
     samples: dict[str, list[float]] = {name: [] for name in cases}
     for turn in range(rounds):
         for name in list(cases)[:: -1 if turn % 2 else 1]:

@@ -80,7 +80,7 @@ def figure(rounds: int) -> Figure:
         Row("a stage, back to the last checkpoint", samples["checkpoints"], "s", most=MOST_SECONDS),
         Row("a stage alone, unfinished packets claimed", samples["claims"], "s", most=MOST_SECONDS),
         Row(
-            "a ProcessPoolExecutor made again, until its first result", samples["executor"], "s",
+            "a ProcessPoolExecutor made anew, until its first result", samples["executor"], "s",
             ratio_of(samples["executor"], samples["checkpoints"]),
         ),
         Row(
