@@ -63,6 +63,12 @@ class Alignment:
         """Whether each sender has passed its barrier or ended."""
         return self.checkpoint is not None and len(self._passed | ended) >= self._upstreams
 
+    def abort(self, checkpoint: int) -> list[Delivery]:
+        """Give a checkpoint up, also if none of its barriers has come yet; returns what was held
+        back for it, oldest first."""
+        self._newest = max(self._newest, checkpoint)
+        return self.release() if self.checkpoint == checkpoint else []
+
     def release(self) -> list[Delivery]:
         """Stop waiting for barriers; returns what was held back, oldest first."""
         held = list(self._held)

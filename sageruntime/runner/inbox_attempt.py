@@ -92,8 +92,7 @@ class InboxAttempt(Attempt):
         elif isinstance(command, do.TakeCheckpoint):
             self._begin_checkpoint(command.checkpoint)
         elif isinstance(command, do.AbortCheckpoint):
-            if command.checkpoint == self._alignment.checkpoint:
-                self._release_held()
+            self._go_on_with(self._alignment.abort(command.checkpoint))
         else:
             super().carry_out(command)
 
@@ -200,7 +199,7 @@ class InboxAttempt(Attempt):
         if type(message) is Barrier:
             self._done.append(delivery)
             if self._coordinated:
-                self._ready.extendleft(reversed(self._alignment.note(message)))
+                self._go_on_with(self._alignment.note(message))
         elif self._alignment.checkpoint is not None and self._alignment.holds_back(message.sender):
             self._hold_back(delivery)
             return
@@ -217,22 +216,25 @@ class InboxAttempt(Attempt):
     def _hold_back(self, delivery: Delivery) -> None:
         if not self._alignment.hold(delivery):
             self._tell(told.CheckpointDeclined, checkpoint=self._alignment.checkpoint)
-            self._release_held()
+            self._go_on_with(self._alignment.release())
         self.held = self._alignment.held
 
-    def _release_held(self) -> None:
-        self._ready.extendleft(reversed(self._alignment.release()))
-        self.held = 0
+    def _go_on_with(self, held: list[Delivery]) -> None:
+        """Take in next what was held back."""
+        self._ready.extendleft(reversed(held))
+        self.held = self._alignment.held
 
     def _pass_barrier(self) -> None:
         """Take the snapshot, pass the barrier on, and go on with what was held back for it."""
         checkpoint = self._alignment.checkpoint
         assert checkpoint is not None
         self._await_window()
+        if self._alignment.checkpoint != checkpoint:
+            return  # it was given up while the window emptied
         state = self._snapshot(checkpoint)
         self._router.pass_barrier(checkpoint)
         self._tell_snapshot(checkpoint, state)
-        self._release_held()
+        self._go_on_with(self._alignment.release())
 
     def _tell_snapshot(self, checkpoint: int, state: bytes) -> None:
         self._tell(told.SnapshotTaken, checkpoint=checkpoint, state=state, skipped=self._skipped)

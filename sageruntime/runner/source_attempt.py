@@ -33,7 +33,8 @@ class SourceAttempt(Attempt):
     ) -> None:
         super().__init__(runner, operator, retries)
         self._reader = reader
-        self._size = self._options.packets_per_batch
+        # the reader waits when it has read so much ahead
+        self._size = min(self._options.packets_per_batch, self._options.max_buffer_size)
         self._is_released = False
         self._is_read = False
         # Whether something was read and may not have been sent, and when it has to be.
@@ -91,8 +92,11 @@ class SourceAttempt(Attempt):
             if left == 0.0:
                 return
             # a first packet, so that its time begins; then as many as are asked for
-            reader.notify_at(count if self._is_unsent else 1)
-            self._take_mails(left)
+            wanted = count if self._is_unsent else 1
+            reader.notify_at(wanted)
+            # what came before that was asked for is not told: the source may block from now on
+            if len(reader) < wanted and not reader.has_mark:
+                self._take_mails(left)
             if self._is_released:
                 return
 
@@ -129,6 +133,10 @@ class SourceAttempt(Attempt):
             self._tell(
                 told.SnapshotTaken, checkpoint=first.checkpoint, state=first.state, skipped={}
             )
+
+    def _on_checkpoint_completed(self) -> None:
+        # the source may be silent for long, and what it has yielded is to be sent
+        self._reader.post(self.operator.checkpoint_completed)
 
     def _receive(self, mail: Mail) -> None:
         if not isinstance(mail, SourceReady):

@@ -57,7 +57,7 @@ class SourceReader:
         name: of the thread.
         begin: called first in the thread; gives what it counts in.
         limit: packets that may wait for the runner.
-        notify: called when as much is there as :meth:`await_packets` has asked for.
+        notify: called when as much is there as :meth:`notify_at` has asked for.
     """
 
     def __init__(
@@ -105,21 +105,24 @@ class SourceReader:
         """Begin to read."""
         self._requests.put(self._read)
 
-    def post(self, function: Callable[[], None]) -> None:
-        """Call a function in the reader's thread between two yields; it must not raise."""
-        self._requests.put(function)
+    def post(self, function: Callable[[], object]) -> None:
+        """Call a function in the reader's thread when the source yields next; do not wait for it.
 
-    def mark(self, checkpoint: int, snapshot: Callable[[], bytes]) -> None:
-        """Put a snapshot of the source into the stream, when it yields next."""
+        What it raises ends the stream.
+        """
 
         def run() -> None:
             try:
-                self._put(SnapshotMark(checkpoint, snapshot()))
+                function()
             except BaseException as error:
                 self._put(EndOfStream(error))
                 self._is_stopping = True
 
         self._requests.put(run)
+
+    def mark(self, checkpoint: int, snapshot: Callable[[], bytes]) -> None:
+        """Put a snapshot of the source into the stream, when it yields next."""
+        self.post(lambda: self._put(SnapshotMark(checkpoint, snapshot())))
 
     def pause(self) -> None:
         """Read nothing more, until :meth:`resume`."""

@@ -61,8 +61,9 @@ if TYPE_CHECKING:
 Tell = Callable[[told.Event], None]
 """Takes an event to the driver."""
 
-# Batches of a source that may wait for its runner.
-_READ_AHEAD = 8
+# Batches of a source that may wait for its runner. They are many because the reader and the runner
+# change places when there are none or too many, which takes as long as a hundred packets do.
+_READ_AHEAD = 32
 
 
 @dataclass
