@@ -94,6 +94,7 @@ class TaskControl:
         self._stuck: told.Stuck | None = None
         self._skipped: dict[int, dict[PacketName, int]] = {}
         self._replaced = 0
+        self._has_killed = False
 
     def begin(self) -> Host:
         if not self.lifecycle.advance(TaskState.STARTING):
@@ -141,6 +142,7 @@ class TaskControl:
 
     def kill(self) -> None:
         if self.host is not None:
+            self._has_killed = True
             self.host.kill()
 
     def abandon(self) -> None:
@@ -258,7 +260,8 @@ class TaskControl:
         if self._is_cancelled:
             self._end(TaskState.STOPPED)
             return
-        self._crashes.host_lost(error, was_killed_by_us=self._stuck is not None)
+        self._crashes.host_lost(error, was_killed_by_us=self._has_killed)
+        self._has_killed = False
         stuck, self._stuck = self._stuck, None
         if self.spec.coordinated and self.spec.ctx.upstreams > 0:
             self._after_loss(error, stuck)
