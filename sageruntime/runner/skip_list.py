@@ -46,7 +46,10 @@ class SkipList:
             return packet.id
         from sageruntime.runner.content_hash import content_hash  # only where a host was lost
 
-        return content_hash((packet.key, packet.payload))
+        try:
+            return content_hash((packet.key, packet.payload))
+        except Exception:  # it does not pickle here: then it is not known when it comes again
+            return packet.id
 
     def add(self, name: PacketName, fatal: str | None = None) -> None:
         """Leave out one more packet of this name; ``fatal``: it has still to meet the policy."""
