@@ -40,6 +40,9 @@ POLL_SECONDS = 1.0
 ACTOR_EXIT_GRACE_SECONDS = 1.0
 """Seconds within which Ray ends an actor after its last handle is gone."""
 
+# Releases that may be under way before it is looked which of them have come.
+_MOST_RELEASES = 256
+
 # When this process last gave up a handle of a queue, by the queue's name.
 _given_up: dict[str, float] = {}
 
@@ -132,6 +135,7 @@ class RayQueue(Closing, Generic[T]):
         self._actor = actor
         self._handle = secrets.token_hex(8)
         self._own = _Receiver(self._handle)
+        self._releases: list[Any] = []  # calls that are not known to have come to the broker
         self._waiting: set[str] = set()  # receivers
         self._wakeup_wanted: deque[None] = deque(maxlen=1)  # who pops it takes it
 
@@ -229,14 +233,30 @@ class RayQueue(Closing, Generic[T]):
 
     def release_many(self, leases: Iterable[RayLease[T]]) -> None:
         """Acknowledge several of this queue's leases in one call, which is not waited for."""
-        self._tell("release", [lease._number for lease in leases])
+        call = self._call("release", [lease._number for lease in leases])
+        self._releases.append(call)
+        if len(self._releases) > _MOST_RELEASES:
+            self._releases = self._await_calls(self._releases, 0.0)
 
     def give_back_claims(self, of: str) -> None:
         """Let others have what claimants whose names begin with ``of`` have not released.
 
         For when they have died. It comes before everything else.
         """
+        # the broker may take a later call first: what this handle has released is not to come back
+        releases, self._releases = self._releases, []
+        self._await_calls(releases, None)
         self._ask("give_back_claims", of)
+
+    @staticmethod
+    def _await_calls(calls: list[Any], timeout: float | None) -> list[Any]:
+        """Wait for calls to the broker, whatever comes of them; returns those that are under way."""
+        import ray
+
+        if not calls:
+            return []
+        _, under_way = ray.wait(calls, num_returns=len(calls), timeout=timeout)
+        return list(under_way)
 
     def wakeup(self) -> None:
         """End the wait of a take with ``Empty``; see :class:`sagequeue.protocol.Queue`.
