@@ -250,7 +250,7 @@ class RayQueue(Closing, Generic[T]):
 
     @staticmethod
     def _await_calls(calls: list[Any], timeout: float | None) -> list[Any]:
-        """Wait for calls to the broker, whatever comes of them; returns those that are under way."""
+        """Wait for calls to the broker, however they end; returns those that are under way."""
         import ray
 
         if not calls:
