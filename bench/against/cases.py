@@ -39,7 +39,7 @@ HOPS: dict[str, type[BaseOperator] | None] = {
 COUNTED_PACKETS = 100_000
 SLOWER = 50  # how many times as slow a program is under valgrind
 PACKETS = 1_000_000
-HOST_PACKETS = 400_000
+HOST_PACKETS = 1_000_000
 FEW_TASKS, MANY_TASKS = 20, 120
 _KIB, _MIB = 1024, 1024 * 1024
 
@@ -154,6 +154,7 @@ def restart() -> Measures:
 
 def checkpoints() -> Measures:
     """On threads, with a checkpoint ten times a second."""
+    _run(Idle, PACKETS // 10)
     pipeline = Pipeline("checkpoints").source(OperatorFactory(Positioned, PACKETS))
     pipeline.map(Idle).sink(Stopwatch)
     with tempfile.TemporaryDirectory() as folder:
@@ -196,6 +197,7 @@ def _run(operator: type[BaseOperator] | None, packets: int) -> None:
 
 
 def _through_host(host: Any) -> Measures:
+    _run(Idle, PACKETS // 10)
     pipeline = Pipeline("hop").source(OperatorFactory(Numbers, HOST_PACKETS))
     pipeline.map(TimedIdle, on=host).sink(SeparateStopwatch)
     begun = time.process_time()
