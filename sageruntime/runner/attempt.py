@@ -76,7 +76,8 @@ class AttemptOwner(Protocol):
     Attributes:
         is_paused: whether nothing more is to be processed.
         is_draining: whether the input is to end with what waits in it.
-        is_cautious: whether packets are to be processed one by one, because a process has died.
+        cautious_for: for how many checkpoints packets are processed one by one, because a process
+            has died.
     """
 
     name: str
@@ -92,7 +93,7 @@ class AttemptOwner(Protocol):
     tracer: BatchTracer | None
     is_paused: bool
     is_draining: bool
-    is_cautious: bool
+    cautious_for: int
 
     def note(self, command: do.Command) -> None:
         """Remember what outlives the attempt."""

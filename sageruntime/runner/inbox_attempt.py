@@ -268,7 +268,7 @@ class InboxAttempt(Attempt):
             for packet in packets:
                 if packet.input_index != index:
                     packet.input_index = index
-        if delivery.deliveries > 0 or self.runner.is_cautious:
+        if delivery.deliveries > 0 or self.runner.cautious_for:
             self._process_carefully(batch, packets)
             self._done.append(delivery)
         elif isinstance(self._invoker, DirectInvoker):
@@ -453,7 +453,7 @@ class InboxAttempt(Attempt):
         self._inbox.acknowledge(self._marked)
         self._marked = []
         self._skip_list.settle(self._skipped)
-        self.runner.is_cautious = False
+        self.runner.cautious_for = max(0, self.runner.cautious_for - 1)
 
     def _get_state(self) -> Any:
         self._skipped = self._skip_list.skipped()

@@ -80,7 +80,8 @@ class TaskSpec:
         plugins: what :func:`~sageruntime.plugins.plugin_factory.create_plugins` takes.
         coordinated: whether it is part of a job with checkpoints.
         skip_list: packets that are left out.
-        has_lost_hosts: whether a host of this task has died since the latest checkpoint.
+        cautious_for: how many checkpoints have to be completed before packets are processed without
+            being named first, because a host of this task has died.
         beginning: what the first attempt begins with.
         is_paused: whether it begins paused.
     """
@@ -94,7 +95,7 @@ class TaskSpec:
     plugins: Sequence[Any] = ()
     coordinated: bool = False
     skip_list: SkipList = field(default_factory=lambda: SkipList(by_content=False))
-    has_lost_hosts: bool = False
+    cautious_for: int = 0
     beginning: do.Restore = field(default_factory=lambda: do.Restore(0))
     is_paused: bool = False
 
@@ -135,7 +136,7 @@ class TaskRunner:
         self.options = spec.options
         self.coordinated = spec.coordinated
         self.skip_list = spec.skip_list
-        self.is_cautious = spec.coordinated and spec.has_lost_hosts
+        self.cautious_for = spec.cautious_for if spec.coordinated else 0
         self.router = router
         self.plugins = plugins
         self.metrics = TaskMetrics()

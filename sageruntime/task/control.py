@@ -231,7 +231,7 @@ class TaskControl:
         elif was_waiting:
             self.begin_with(restore)
             self.spec.is_paused = self.is_paused
-            self.spec.has_lost_hosts = self._crashes.has_lost_hosts
+            self.spec.cautious_for = self._crashes.cautious_for
             try:
                 host = self.host = self._make_host()
             except TaskStartError as error:
@@ -306,7 +306,7 @@ class TaskControl:
             self._skip_list.settle(skipped)
         for number in [number for number in self._skipped if number < checkpoint]:
             del self._skipped[number]
-        self._crashes.has_lost_hosts = False
+        self._crashes.checkpoint_completed()
         self.send(do.CheckpointCompleted(checkpoint))
 
     def _on_report(self, report: TaskReport) -> None:

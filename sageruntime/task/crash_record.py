@@ -7,6 +7,10 @@ from collections import Counter
 from sageruntime.runner.skip_list import PacketName, SkipList
 
 
+# A checkpoint may be completed before the packet comes that the host died over.
+_CAUTIOUS_CHECKPOINTS = 3
+
+
 class CrashRecord:
     """Which packets a task's hosts have died over.
 
@@ -15,11 +19,12 @@ class CrashRecord:
         max_deliveries: how often a packet may be given to the operator.
 
     Attributes:
-        has_lost_hosts: whether a host has died since the latest checkpoint.
+        cautious_for: how many checkpoints have to be completed before packets are processed without
+            being named first, because a host has died.
     """
 
     def __init__(self, skip_list: SkipList, max_deliveries: int) -> None:
-        self.has_lost_hosts = False
+        self.cautious_for = 0
         self._skip_list = skip_list
         self._max_deliveries = max_deliveries
         self._attempting: PacketName | None = None
@@ -31,10 +36,14 @@ class CrashRecord:
             self._deaths.pop(self._attempting, None)
         self._attempting = packet
 
+    def checkpoint_completed(self) -> None:
+        """What was processed before it does not come again."""
+        self.cautious_for = max(0, self.cautious_for - 1)
+
     def host_lost(self, error: Exception, was_killed_by_us: bool) -> None:
         """A host has died. What it was processing is not known before the second time."""
         packet, self._attempting = self._attempting, None
-        self.has_lost_hosts = True
+        self.cautious_for = _CAUTIOUS_CHECKPOINTS
         if packet is None or was_killed_by_us:
             return
         self._deaths[packet] += 1
