@@ -6,7 +6,6 @@ from collections import Counter
 
 from sageruntime.runner.skip_list import PacketName, SkipList
 
-
 # A checkpoint may be completed before the packet comes that the host died over.
 _CAUTIOUS_CHECKPOINTS = 3
 
