@@ -106,8 +106,14 @@ class TaskOptions(Options):
     @property
     def writes_dead_letters(self) -> bool:
         """Whether the error policy may come to a dead letter."""
-        policy = self.retry.then if self.error_policy is ErrorPolicy.RETRY else self.error_policy
-        return policy == ErrorPolicy.DEAD_LETTER
+        return self.final_error_policy is ErrorPolicy.DEAD_LETTER
+
+    @property
+    def final_error_policy(self) -> ErrorPolicy:
+        """What becomes of a packet that failed every time."""
+        if self.error_policy is ErrorPolicy.RETRY:
+            return ErrorPolicy(self.retry.then)
+        return self.error_policy
 
     @property
     def packets_per_batch(self) -> int:

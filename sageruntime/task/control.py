@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import Any
 
 from sagequeue.errors import QueueClosed
+from sageruntime.core.policies import ErrorPolicy
 from sageruntime.core.state import TaskState
 from sageruntime.errors import (
     HostReplaced,
@@ -90,7 +91,12 @@ class TaskControl:
         self._is_cancelled = False
         self._timer: asyncio.TimerHandle | None = None
         self._skip_list = spec.skip_list
-        self._crashes = CrashRecord(spec.skip_list, spec.options.max_deliveries)
+        options = spec.options
+        self._crashes = CrashRecord(
+            spec.skip_list,
+            options.max_deliveries,
+            options.final_error_policy is not ErrorPolicy.FAIL,
+        )
         self._stuck: told.Stuck | None = None
         self._skipped: dict[int, dict[PacketName, int]] = {}
         self._replaced = 0

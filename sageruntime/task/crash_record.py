@@ -13,17 +13,25 @@ _CAUTIOUS_CHECKPOINTS = 3
 class CrashRecord:
     """Which packets a task's hosts have died over.
 
+    To name each packet before it is processed takes longer than to process it. So it is done when
+    the task can go on without the packet, and otherwise from the second death on: then a process
+    that was killed from outside is at full speed at once.
+
     Args:
         skip_list: gets those that are not to be tried again.
         max_deliveries: how often a packet may be given to the operator.
+        goes_on: whether the error policy lets the task go on without a packet.
 
     Attributes:
         cautious_for: how many checkpoints have to be completed before packets are processed without
             being named first, because a host has died.
     """
 
-    def __init__(self, skip_list: SkipList, max_deliveries: int) -> None:
+    def __init__(self, skip_list: SkipList, max_deliveries: int, goes_on: bool) -> None:
         self.cautious_for = 0
+        self._goes_on = goes_on
+        self._deaths_in_a_row = 0
+        self._row_ends_in = 0
         self._skip_list = skip_list
         self._max_deliveries = max_deliveries
         self._attempting: PacketName | None = None
@@ -38,12 +46,20 @@ class CrashRecord:
     def checkpoint_completed(self) -> None:
         """What was processed before it does not come again."""
         self.cautious_for = max(0, self.cautious_for - 1)
+        self._row_ends_in = max(0, self._row_ends_in - 1)
+        if self._row_ends_in == 0:
+            self._deaths_in_a_row = 0
 
     def host_lost(self, error: Exception, was_killed_by_us: bool) -> None:
         """A host has died. What it was processing is not known before the second time."""
         packet, self._attempting = self._attempting, None
-        self.cautious_for = _CAUTIOUS_CHECKPOINTS
-        if packet is None or was_killed_by_us:
+        if was_killed_by_us:
+            return
+        self._deaths_in_a_row += 1
+        self._row_ends_in = _CAUTIOUS_CHECKPOINTS
+        if self._goes_on or self._deaths_in_a_row > 1:
+            self.cautious_for = _CAUTIOUS_CHECKPOINTS
+        if packet is None:
             return
         self._deaths[packet] += 1
         deliveries = self._deaths[packet] + 1
