@@ -32,17 +32,20 @@ class Alignment:
         self.held = 0
         """Packets that are held back."""
 
-    def note(self, barrier: Barrier) -> list[Delivery]:
-        """A barrier has come; returns what was held back for an older checkpoint, oldest first."""
-        if barrier.checkpoint < self._newest:
-            return []
-        released: list[Delivery] = []
+    def is_overtaken_by(self, barrier: Barrier) -> bool:
+        """Whether a barrier shows that the checkpoint being aligned was given up.
+
+        A sender passes the barrier of the next checkpoint only then. What was held back came before
+        this barrier: it is processed before the barrier is noted.
+        """
+        return self.checkpoint is not None and barrier.checkpoint > self.checkpoint
+
+    def note(self, barrier: Barrier) -> None:
+        """A barrier has come, and does not overtake an older checkpoint."""
         if barrier.checkpoint > self._newest:
-            released = self.release()
             self._newest = self.checkpoint = barrier.checkpoint
-        if self.checkpoint is not None:
+        if barrier.checkpoint == self.checkpoint:
             self._passed.add(barrier.sender)
-        return released
 
     def holds_back(self, sender: str) -> bool:
         """Whether a sender's messages have to wait."""

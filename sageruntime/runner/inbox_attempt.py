@@ -197,9 +197,12 @@ class InboxAttempt(Attempt):
             self._done.append(delivery)  # from before the job went back to a checkpoint
             return
         if type(message) is Barrier:
+            if self._alignment.is_overtaken_by(message):
+                self._go_on_with([*self._alignment.release(), delivery])
+                return
             self._done.append(delivery)
             if self._coordinated:
-                self._go_on_with(self._alignment.note(message))
+                self._alignment.note(message)
         elif self._alignment.checkpoint is not None and self._alignment.holds_back(message.sender):
             self._hold_back(delivery)
             return
