@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 
-from sageruntime.host.driver_loop import DriverLoop
 from sageruntime.metrics import MetricsSnapshot
 from sageruntime.runner import commands as do
 from sageruntime.runner.status import TaskStatus
@@ -16,18 +15,11 @@ class ThreadHost:
 
     Args:
         runner: what to run; it tells its events to the handle itself.
-        loop: the driver's.
     """
 
-    def __init__(self, runner: TaskRunner, loop: DriverLoop) -> None:
+    def __init__(self, runner: TaskRunner) -> None:
         self.runner = runner
-        self._loop = loop
         self._thread = threading.Thread(target=runner.run, name=runner.name, daemon=True)
-
-    @property
-    def is_current(self) -> bool:
-        """Whether the calling thread is the runner's."""
-        return threading.current_thread() is self._thread
 
     def start(self) -> None:
         """See ``Host``."""

@@ -19,11 +19,8 @@ from sageruntime.core.scope import Scope
 from sageruntime.core.state import TaskState
 from sageruntime.core.task_options import TaskOptions, task_options
 from sageruntime.dead_letters.letter import DeadLetter
-from sageruntime.errors import (
-    TaskStartError,
-    TaskStateError,
-    describe_error,
-)
+from sageruntime.errors import TaskStartError, TaskStateError, describe_error
+from sageruntime.host.blueprint import Blueprint
 from sageruntime.host.driver_loop import driver_loop
 from sageruntime.host.host import Host
 from sageruntime.host.thread_host import ThreadHost
@@ -36,6 +33,7 @@ from sageruntime.runner.status import TaskReport, TaskStatus
 from sageruntime.runner.task_runner import TaskRunner, TaskSpec, make_plugins
 from sageruntime.task.control import TaskControl
 from sageruntime.task.coordinator import Coordinator, Supervisor
+from sageruntime.task.handle_router import HandleRouter
 from sageruntime.task.lifecycle import Listener
 
 if TYPE_CHECKING:
@@ -80,6 +78,7 @@ class BaseTask:
 
     host: ClassVar[str] = "thread"
     default_scope: ClassVar[Scope] = "thread"
+    is_in_this_process: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -139,45 +138,49 @@ class BaseTask:
             self, self._spec, supervisor, attempt, lambda: self._make_host(), self._loop
         )
         self._plugins = make_plugins(self._spec)
-        self.router = self._make_router()
+        self.router = (
+            BaseRouter(self.ctx)
+            if self.is_in_this_process
+            else HandleRouter(self.ctx, self._change_router)
+        )
         if self._plugins is not None and self._plugins.implement("on_state_change"):
             self.add_listener(self._plugins.on_state_change)
-        self._control.host = self._prepare_host()
+        if self.is_in_this_process:
+            self._control.host = self._make_thread_host()
         self._coordinator: Coordinator | None = None
         if checkpoint is not None:
             self._coordinator = self._coordinate(checkpoint)
 
-    # What a host is; a subclass has another.
-
-    def _make_router(self) -> BaseRouter:
-        """The router that this process has of the task."""
-        return BaseRouter(self.ctx)
-
-    def _prepare_host(self) -> Host | None:
-        """The host, as far as it can be made before the start."""
-        spec = self._spec
-        if spec.custom_process is not None:
-            spec = replace(spec, custom_process=self.custom_process)
+    def _make_thread_host(self) -> ThreadHost:
+        if self._spec.custom_process is not None:
+            self._spec.custom_process = self.custom_process
         try:
             runner = TaskRunner(
-                spec, host=self.host, keeps=self._keeps_messages(), task=self,
+                self._spec, host=self.host, keeps=self._keeps_messages(), task=self,
                 tell=lambda event: self._loop.post(self._control.receive, host, event),
                 router=self.router, plugins=self._plugins,
             )  # fmt: skip
         except Exception as error:
             self.logger.error("Failed to initialize node %s: %s", self.name, error, exc_info=error)
             raise
-        host = ThreadHost(runner, self._loop)
+        host = ThreadHost(runner)
         return host
 
     def _make_host(self) -> Host:
-        """A host for the next start of the task.
+        """A host for the next start of the task; a subclass makes one of its kind.
 
         Raises:
             TaskStartError: what has to go to the host cannot be sent there.
         """
         assert self._control.host is not None
         return self._control.host
+
+    def _make_blueprint(self) -> Blueprint:
+        """What a host in another process gets of the task."""
+        router = self.router
+        return Blueprint(
+            self._spec, router.connections, router.partitioners, self.host, self._keeps_messages()
+        )
 
     @property
     def _runner(self) -> TaskRunner:
@@ -436,7 +439,7 @@ class BaseTask:
 
     def begin_with(self, state: bytes | None, is_final: bool = False) -> None:
         """What the first attempt begins with, as :meth:`restore` says for the others."""
-        self._control.begin_with(do.Restore(self._control.attempt, state, is_final))
+        self._spec.beginning = do.Restore(self._control.attempt, state, is_final)
 
     def take_checkpoint(self, checkpoint: int) -> None:
         """Begin a checkpoint here; it travels downstream."""
@@ -499,14 +502,15 @@ class BaseTask:
         return self.ctx.upstreams == 0 if self.coordinated else self._is_restartable()
 
     def _is_restartable(self) -> bool:
-        return self.options.restart.max_restarts > 0
+        # a process is replaced when its operator hangs
+        is_replaced = not self.is_in_this_process and self.options.processing_timeout is not None
+        return self.options.restart.max_restarts > 0 or is_replaced
 
     def _check_started(self, what: str) -> None:
         if self._control.lifecycle.present is TaskState.CREATED:
             raise TaskStateError(f"{self.name} is created and cannot be {what}")
 
     def _coordinate(self, options: CheckpointOptions) -> Coordinator:
-
         coordinator = Coordinator(self.name, options, self.options.restart, self.logger, alone=True)
         key = f"{self.ctx.stage}/{self.ctx.index}"
         coordinator.adopt({key: self}, [key])

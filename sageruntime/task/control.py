@@ -127,7 +127,7 @@ class TaskControl:
         self._is_cancelled = self._is_cancelled or not drain
         if self._is_cancelled:
             self._cancel_timer()
-            if self.waits_for_restore and self._is_remote_and_lost():
+            if self.waits_for_restore and self.host is None:
                 self._end(TaskState.STOPPED)
                 return
         else:
@@ -206,7 +206,7 @@ class TaskControl:
         self.error = error
         if self._is_cancelled:
             self.send(do.Stop(drain=False))
-            if self._is_remote_and_lost():
+            if self.host is None:
                 self._end(TaskState.STOPPED)
             return
         if self.supervisor is not None:
@@ -232,10 +232,10 @@ class TaskControl:
         self.error = None
         self.attempt = self._task.router.attempt = restore.attempt
         was_waiting, self.waits_for_restore = self.waits_for_restore, False
-        if not self._is_remote_and_lost():
+        if self.host is not None:
             self.send(restore)
         elif was_waiting:
-            self.begin_with(restore)
+            self.spec.beginning = restore
             self.spec.is_paused = self.is_paused
             self.spec.cautious_for = self._crashes.cautious_for
             try:
@@ -352,11 +352,3 @@ class TaskControl:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-
-    def _is_remote_and_lost(self) -> bool:
-        return self.host is None
-
-    def begin_with(self, beginning: do.Restore) -> None:
-        self.spec.beginning = beginning
-        if isinstance(self.host, ThreadHost):
-            self.host.runner.spec.beginning = beginning

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from sageruntime.communication.router import BaseRouter
-from sageruntime.host.blueprint import Blueprint
 from sageruntime.host.host import Host
 from sageruntime.host.process_host import ProcessHost
 from sageruntime.task.base_task import BaseTask
-from sageruntime.task.handle_router import HandleRouter
 
 
 class ProcessTask(BaseTask):
@@ -20,6 +17,7 @@ class ProcessTask(BaseTask):
 
     host = "process"
     default_scope = "machine"
+    is_in_this_process = False
 
     @property
     def pid(self) -> int | None:
@@ -27,18 +25,6 @@ class ProcessTask(BaseTask):
         host = self._control.host
         return host.pid if isinstance(host, ProcessHost) else None
 
-    def _make_router(self) -> BaseRouter:
-        return HandleRouter(self.ctx, self._change_router)
-
-    def _prepare_host(self) -> Host | None:
-        return None
-
     def _make_host(self) -> Host:
-        router = self.router
-        blueprint = Blueprint(
-            self._spec, router.connections, router.partitioners, self.host, self._keeps_messages()
-        )
-        return ProcessHost(self.name, blueprint.dumps(), self._loop, self._control.receive)
-
-    def _is_restartable(self) -> bool:
-        return super()._is_restartable() or self.options.processing_timeout is not None
+        data = self._make_blueprint().dumps()
+        return ProcessHost(self.name, data, self._loop, self._control.receive)

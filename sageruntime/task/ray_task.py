@@ -11,13 +11,10 @@ import psutil
 import ray
 from ray.util.client import ray as client_of_ray
 
-from sageruntime.communication.router import BaseRouter
 from sageruntime.core.import_path import pickled_by_value
-from sageruntime.host.blueprint import Blueprint
 from sageruntime.host.host import Host
 from sageruntime.host.ray_host import RayHost
 from sageruntime.task.base_task import BaseTask
-from sageruntime.task.handle_router import HandleRouter
 
 
 class RayTask(BaseTask):
@@ -36,6 +33,7 @@ class RayTask(BaseTask):
 
     host = "ray"
     default_scope = "cluster"
+    is_in_this_process = False
 
     def __init__(
         self,
@@ -57,19 +55,9 @@ class RayTask(BaseTask):
             "max_concurrency": 4,
         }
 
-    def _make_router(self) -> BaseRouter:
-        return HandleRouter(self.ctx, self._change_router)
-
-    def _prepare_host(self) -> Host | None:
-        return None
-
     def _make_host(self) -> Host:
-        router = self.router
-        blueprint = Blueprint(
-            self._spec, router.connections, router.partitioners, self.host, self._keeps_messages()
-        )
         with pickled_by_value():
-            data = blueprint.dumps()
+            data = self._make_blueprint().dumps()
         return RayHost(
             self.name,
             data,
@@ -78,9 +66,6 @@ class RayTask(BaseTask):
             self._loop,
             self._control.receive,
         )
-
-    def _is_restartable(self) -> bool:
-        return super()._is_restartable() or self.options.processing_timeout is not None
 
     def _shares_memory(self) -> bool:
         connected = [connection.queue for connection in self.router.connections]
