@@ -19,7 +19,7 @@ class LastStatus:
 
     def note(self, event: told.Event) -> None:
         """Take what an event says of it."""
-        if isinstance(event, (told.StatusReported, told.Stuck, told.PolicyApplied)):
+        if isinstance(event, told.StatusReported | told.Stuck | told.PolicyApplied | told.Finished):
             self.status = event.status
         elif isinstance(event, told.Ended):
             self.status = event.report.status.with_metrics(event.report.metrics)

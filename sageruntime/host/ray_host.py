@@ -257,6 +257,6 @@ class _TaskActor:
         with self._telling:
             self._events.put(data)
             self._told += 1
-            if isinstance(event, told.Attempting):  # this process may die over it
+            if isinstance(event, told.Attempting | told.Finished):  # if it dies now, it matters
                 number = self._told
                 self._telling.wait_for(lambda: self._received >= number)

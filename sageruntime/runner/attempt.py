@@ -153,10 +153,10 @@ class Attempt(ABC):
                 self._send_all(iterate_results(self._call(operator.finish), operator))
                 self._router.flush()
             self._take_mails(0.0)
+            self._tell(told.Finished, status=self.runner.get_full_status())
             if isinstance(operator, SinkOperator):
                 result = self._call(operator.result)
             self._router.stop()
-            self._end_input()
             if self._coordinated:
                 self._tell(told.Completed, state=self._snapshot(FINAL_CHECKPOINT))
                 while not self._is_dismissed:
@@ -184,9 +184,6 @@ class Attempt(ABC):
     @abstractmethod
     def _join(self) -> None:
         """Wait until the operator is called by nobody."""
-
-    def _end_input(self) -> None:  # noqa: B027
-        """Everything is processed and sent."""
 
     def _receive(self, mail: Mail) -> None:
         """Act on a mail."""

@@ -106,8 +106,18 @@ class CheckpointDeclined(Event, frozen=True):
     checkpoint: int
 
 
+class Finished(Event, frozen=True):
+    """Everything is processed and sent; only the end is missing, also for a next attempt.
+
+    Attributes:
+        status: what was counted.
+    """
+
+    status: TaskStatus
+
+
 class Completed(Event, frozen=True):
-    """Everything is processed and sent; the runner waits for ``Dismiss``."""
+    """The end was sent, too; the runner waits for ``Dismiss``."""
 
     state: bytes
 

@@ -100,9 +100,6 @@ class Inbox(ABC):
         """What has been taken and not acknowledged, oldest first."""
         return []
 
-    def acknowledge_all(self) -> None:  # noqa: B027
-        """Nothing that was taken comes again, the announced ends of the senders included."""
-
     def rewind(self) -> None:  # noqa: B027
         """Have everything that is not acknowledged delivered again."""
 
@@ -142,7 +139,7 @@ class KeepingInbox(Inbox):
         return deliveries
 
     def acknowledge(self, deliveries: Iterable[Delivery]) -> None:
-        # the end of a sender stays announced until the task ends
+        # the end of a sender stays announced, for a next attempt waits for it
         done = [d for d in deliveries if type(d.message) is not StopSignal]
         for delivery in done:
             self._unacknowledged.pop(delivery.number, None)
@@ -150,11 +147,6 @@ class KeepingInbox(Inbox):
 
     def unacknowledged(self) -> list[Delivery]:
         return list(self._unacknowledged.values())
-
-    def acknowledge_all(self) -> None:
-        done = self.unacknowledged()
-        self._unacknowledged.clear()
-        self._release(done)
 
     def rewind(self) -> None:
         again = [delivery.again() for delivery in self._unacknowledged.values()]

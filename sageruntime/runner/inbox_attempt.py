@@ -447,10 +447,6 @@ class InboxAttempt(Attempt):
             self._inbox.acknowledge(done)
         self._flushed_at = time.monotonic()
 
-    def _end_input(self) -> None:
-        if not self._is_alone:
-            self._inbox.acknowledge_all()
-
     def _on_checkpoint_completed(self) -> None:
         super()._on_checkpoint_completed()
         self._inbox.acknowledge(self._marked)

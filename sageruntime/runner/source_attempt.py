@@ -83,9 +83,12 @@ class SourceAttempt(Attempt):
             self._flush()
 
     def _await(self, count: int) -> None:
-        """Wait until so much is there, or what there is has waited for long enough."""
+        """Wait until so much is there, or what there is has waited for long enough.
+
+        Once the source is released, nothing comes any more.
+        """
         reader = self._reader
-        while len(reader) < count and not reader.has_mark:
+        while len(reader) < count and not reader.has_mark and not self._is_released:
             if len(reader) and not self._is_unsent:
                 self._expect_flush()
             left = max(0.0, self._flush_at - time.monotonic()) if self._is_unsent else None
@@ -97,8 +100,6 @@ class SourceAttempt(Attempt):
             # what came before that was asked for is not told: the source may block from now on
             if len(reader) < wanted and not reader.has_mark:
                 self._take_mails(left)
-            if self._is_released:
-                return
 
     def _expect_flush(self) -> None:
         self._is_unsent = True

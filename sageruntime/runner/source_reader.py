@@ -78,7 +78,6 @@ class SourceReader:
         # Marks put into the stream and taken out of it: one thread counts each.
         self._marks_put = 0
         self._marks_taken = 0
-        self._is_full = False
         self._is_paused = False
         self._is_stopping = False
         self._is_exhausted = False
@@ -142,20 +141,17 @@ class SourceReader:
 
     def take(self, most: int) -> list[Item]:
         """What is there: some packets, or one mark or end."""
-        stream, there = self._stream, len(self._stream)
+        stream, there = self._stream, min(most, len(self._stream))
         if not self.has_mark:  # then none is among what was there
-            items: list[Item] = [stream.popleft() for _ in range(min(there, most))]
-        elif type(stream[0]) is not Packet:
-            self._marks_taken += 1
-            return [stream.popleft()]
-        else:
+            items: list[Item] = [stream.popleft() for _ in range(there)]
+        else:  # or will be in a moment: it is counted first
             items = []
-            while len(items) < most and type(stream[0]) is Packet:
+            while len(items) < there and type(stream[0]) is Packet:
                 items.append(stream.popleft())
+            if there and not items:
+                self._marks_taken += 1
+                return [stream.popleft()]
         self.counts.processed += len(items)
-        if self._is_full and len(stream) <= self._limit // 2:
-            self._is_full = False
-            self._requests.put(_go_on)
         return items
 
     def __len__(self) -> int:
@@ -167,7 +163,7 @@ class SourceReader:
         return self._marks_put != self._marks_taken
 
     def notify_at(self, count: int) -> None:
-        """Have ``notify`` called when so much is there, or a mark."""
+        """Have ``notify`` called when so much is there, or a mark; less than ``limit`` is there."""
         self._requests.put(partial(setattr, self, "_notify_at", count))
 
     def close(self) -> None:
@@ -237,12 +233,10 @@ class SourceReader:
             self._notify_if_due()
 
     def _has_to_wait(self) -> bool:
-        if self._is_paused:
-            return True
-        # first the flag: the runner looks at it after it has made room
-        self._is_full = True
-        self._is_full = len(self._stream) >= self._limit and not self._is_stopping
-        return self._is_full
+        # until the runner asks for more, having sent nearly all: each time the two change places
+        # takes as long as a hundred packets do
+        is_full = len(self._stream) >= self._limit and not self._is_stopping
+        return self._is_paused or is_full
 
     def _notify_if_due(self) -> None:
         if self._notify_at and len(self._stream) >= self._notify_at:
@@ -254,7 +248,3 @@ class SourceReader:
         self._stream.append(item)
         self._notify_at = 0
         self._notify()
-
-
-def _go_on() -> None:
-    """There is room."""

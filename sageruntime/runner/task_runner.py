@@ -61,8 +61,7 @@ if TYPE_CHECKING:
 Tell = Callable[[told.Event], None]
 """Takes an event to the driver."""
 
-# Batches of a source that may wait for its runner. They are many because the reader and the runner
-# change places when there are none or too many, which takes as long as a hundred packets do.
+# Batches of a source that may wait for its runner.
 _READ_AHEAD = 32
 
 
@@ -153,6 +152,7 @@ class TaskRunner:
         self._is_running = False
         self._is_cancelled = False
         self._restore: do.Restore | None = None
+        self._deferred: list[ProcessPacket | Raise] = []
         self.state = TaskState.STARTING
         retry = self.options.retry
         retries = self.options.error_policy is ErrorPolicy.RETRY
@@ -210,12 +210,14 @@ class TaskRunner:
             TaskStateError: the task is a source, or has ended.
         """
         if self.state.ended:
-            raise TaskStateError(f"{self.name} is {self.state.value} and processes no packets")
+            raise self._is_over()
         if isinstance(self.operator, SourceOperator):
             raise TaskStateError(f"{self.name} is a source and processes no packets")
         if self._is_running and threading.current_thread() is not self._thread:
             done: Future[bool] = Future()
             self.mailbox.post(ProcessPacket(packet, done))
+            if self.state.ended:  # since it was asked above, and the runner may not have seen it
+                self._refuse_packets()
             done.result()
             return
         attempt = self._attempt = self._attempt or self._make_attempt()
@@ -308,8 +310,8 @@ class TaskRunner:
             restore, self._restore = self._restore, None
             if restore is None:
                 mail = self.mailbox.take(None)
-                if isinstance(mail, do.Command):
-                    self.note(mail)
+                assert mail is not None
+                self._note_between(mail)
                 continue
             self.router.begin(restore.attempt)
             try:
@@ -317,17 +319,40 @@ class TaskRunner:
             except Exception as error:
                 self.tell(told.Failed, error=error)
             else:
+                self._post_deferred()
                 return restore
         return None
 
     def _note_all(self) -> None:
         """Note the commands that have come: one of them made the attempt leave off."""
         while (mail := self.mailbox.take()) is not None:
-            if isinstance(mail, do.Command):
-                self.note(mail)
+            self._note_between(mail)
+
+    def _note_between(self, mail: Mail) -> None:
+        """Note a mail that comes between two attempts; the next one acts on what is for it."""
+        if isinstance(mail, do.Command):
+            self.note(mail)
+        elif isinstance(mail, ProcessPacket | Raise):
+            self._deferred.append(mail)
+
+    def _post_deferred(self) -> None:
+        for mail in self._deferred:
+            self.mailbox.post(mail)
+        self._deferred.clear()
+
+    def _refuse_packets(self) -> None:
+        """Tell those who wait for a packet that there is no next attempt; any thread may do so."""
+        while (mail := self.mailbox.take()) is not None:
+            if isinstance(mail, ProcessPacket):
+                mail.done.set_exception(self._is_over())
+
+    def _is_over(self) -> TaskStateError:
+        return TaskStateError(f"{self.name} is {self.state.value} and processes no packets")
 
     def _end(self, result: Any) -> None:
         self._set_state(TaskState.STOPPED)
+        self._post_deferred()
+        self._refuse_packets()
         report = TaskReport(self.get_status(), self.measure(), result, None, self._profile())
         self.tell(told.Ended, report=report)
 

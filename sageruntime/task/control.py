@@ -89,6 +89,7 @@ class TaskControl:
         self._budget = RestartBudget(spec.options.restart)
         self._is_draining = False
         self._is_cancelled = False
+        self._is_finished = False
         self._timer: asyncio.TimerHandle | None = None
         self._skip_list = spec.skip_list
         options = spec.options
@@ -174,6 +175,8 @@ class TaskControl:
             self.lifecycle.advance(TaskState.RUNNING)
         elif isinstance(event, told.Draining):
             self.lifecycle.advance(TaskState.DRAINING)
+        elif isinstance(event, told.Finished):
+            self._is_finished = True
         elif isinstance(event, told.Halted):
             self.waits_for_restore = True
             self.lifecycle.advance(TaskState.RESTARTING)
@@ -223,7 +226,8 @@ class TaskControl:
             "%s failed and begins again in %.1f s: %s", self.name, delay, describe_error(error),
             exc_info=error,
         )  # fmt: skip
-        self._timer = self._loop.call_later(delay, self.restore, do.Restore(self.attempt))
+        again = do.Restore(self.attempt, is_final=self._is_finished)
+        self._timer = self._loop.call_later(delay, self.restore, again)
 
     def restore(self, restore: do.Restore) -> None:
         if self.lifecycle.present.ended:
@@ -231,6 +235,7 @@ class TaskControl:
         self._cancel_timer()
         self.error = None
         self.attempt = self._task.router.attempt = restore.attempt
+        self._is_finished = restore.is_final
         was_waiting, self.waits_for_restore = self.waits_for_restore, False
         if self.host is not None:
             self.send(restore)

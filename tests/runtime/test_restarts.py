@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from sageruntime import (
     Packet,
     Pipeline,
     RestartPolicy,
+    SourceOperator,
     TaskContext,
     TaskOptions,
     TaskState,
@@ -97,6 +99,96 @@ def test_sources_and_sinks_in_processes_that_die(tmp_path: Path) -> None:
             task.kill_host()  # type: ignore[attr-defined]
         result = job.result()
     assert set(result.sink_result) == {str(number) for number in range(20_000)}
+
+
+class FailsAtTheEnd(CollectSink):
+    """Fails once in one of the methods that are called last.
+
+    Args:
+        folder: remembers that it did.
+        where: the method's name.
+        how: ``kill`` or ``raise``.
+    """
+
+    def __init__(self, folder: Path, where: str, how: str) -> None:
+        super().__init__()
+        self.folder = folder
+        self.where = where
+        self.how = how
+
+    def finish(self) -> None:
+        self._fail_in("finish")
+
+    def result(self) -> list[Any]:
+        self._fail_in("result")
+        return super().result()
+
+    def close(self) -> None:
+        self._fail_in("close")
+
+    def _fail_in(self, where: str) -> None:
+        if where == self.where and not (self.folder / "failed").exists():
+            (self.folder / "failed").touch()
+            if self.how == "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise ValueError("the first time")
+
+
+class SourceFailsAtTheEnd(SourceOperator):
+    """Likewise, a source."""
+
+    def __init__(self, *arguments: Any) -> None:
+        self.at_the_end = FailsAtTheEnd(*arguments)
+
+    def read(self) -> Iterator[int]:
+        yield from range(100)
+
+    def close(self) -> None:
+        self.at_the_end.close()
+
+
+class MapFailsAtTheEnd(BaseOperator):
+    """Likewise, a map."""
+
+    def __init__(self, *arguments: Any) -> None:
+        self.at_the_end = FailsAtTheEnd(*arguments)
+
+    def process(self, packet: Packet) -> Packet:
+        return packet
+
+    def finish(self) -> None:
+        self.at_the_end.finish()
+
+    def close(self) -> None:
+        self.at_the_end.close()
+
+
+@pytest.mark.parametrize(
+    ("on", "how"), [("thread", "raise"), ("process", "raise"), ("process", "kill"), ("ray", "kill")]
+)
+@pytest.mark.parametrize("where", ["finish", "result", "close"])
+def test_a_task_that_fails_at_its_end_ends(
+    where: str, on: Any, how: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    if on == "ray":
+        request.getfixturevalue("ray_cluster")
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    folders = [tmp_path / name for name in ("source", "map", "sink")]
+    for folder in folders:
+        folder.mkdir()
+    source, between, sink = (
+        OperatorFactory(operator, folder, where, how)
+        for operator, folder in zip((SourceFailsAtTheEnd, MapFailsAtTheEnd, FailsAtTheEnd), folders)
+    )
+    pipeline = Pipeline("last-moment", options=restarting(1)).source(source, on=on)
+    with pipeline.map(between, on=on).sink(sink, on=on).start() as job:
+        assert job.wait(30)
+        result = job.result()
+    if where != "finish":  # what was counted has been told then
+        assert [stage.packets for stage in result.stages] == [100, 100, 100]
+    # the state of a sink is gone with it, and what it has processed does not come again
+    assert result.sink_result == []
+    assert (folders[2] / "failed").exists()
 
 
 def test_the_number_of_restarts_is_bounded(tmp_path: Path) -> None:
