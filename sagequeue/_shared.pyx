@@ -453,9 +453,9 @@ cdef class SharedQueue:
         PyErr_CheckSignals()
         return 0
 
-    cdef int check_holdup(self, bint room) except -1:
+    cdef long long check_holdup(self, bint room) except -1:
         """Report, once, a participant that has kept us waiting at one position for a second: it
-        must be stopped."""
+        must be stopped. Returns its pid; 0 when nobody keeps us waiting."""
         cdef sq_holdup holdup = sq_held_up_by(&self.queue, room)
         cdef uint64_t now
         if holdup.pid == 0 and self.holdup.pid == 0:
@@ -467,12 +467,11 @@ cdef class SharedQueue:
         elif self.holdup_since != 0 and now - self.holdup_since >= HOLDUP_NS:
             self.holdup_since = 0
             report_holdup(self.name, holdup.pid)
-        return 0
+        return holdup.pid
 
     cdef str reason_of_holdup(self, bint room):
         """For the error of a call that got nothing although there is something."""
-        cdef uint32_t pid = sq_held_up_by(&self.queue, room).pid
-        self.check_holdup(room)  # a caller that polls does not wait
+        cdef long long pid = self.check_holdup(room)  # here, too: a caller that polls never waits
         return f"; it waits for process {pid}" if pid else ""
 
     cdef int await_chunk(self, uint64_t size, uint64_t timeout_ns) except -1:
@@ -853,9 +852,7 @@ cdef class SharedQueue:
             if status == SQ_CLOSED:
                 raise ShutDown(f"queue {self.name!r} was shut down and nothing is left to get")
             if status == SQ_NO_CHUNK:
-                if block:
-                    self.take_wakeup()
-                left = left_until(deadline) if block else 0
+                left = self.left_to_wait(block, deadline)
                 if left == 0:
                     raise self.no_lease_left()
                 self.wait(sq_await_copy, left)
@@ -864,9 +861,7 @@ cdef class SharedQueue:
                 raise make_error(self.name, status)
             if sq_spin_message(&self.queue, ROUNDS_WITH_GIL if block else 1):
                 continue
-            if block:
-                self.take_wakeup()
-            left = left_until(deadline) if block else 0
+            left = self.left_to_wait(block, deadline)
             if left == 0:
                 if (sq_size(&self.queue) > 0
                         and sq_recover_if_due(&self.queue, RECOVER_EVERY_NS) > 0):
@@ -876,10 +871,13 @@ cdef class SharedQueue:
                 raise make_error(self.name, SQ_CORRUPT)
             self.wait(sq_await_message, left)
 
-    cdef int take_wakeup(self) except -1:
+    cdef uint64_t left_to_wait(self, bint block, uint64_t deadline) except? 0:
+        """How long a take may wait now, in nanoseconds; a wake-up ends it before it waits."""
+        if not block:
+            return 0
         if sq_take_wakeup(&self.queue):
             raise Empty(f"queue {self.name!r}: wakeup() was called before an item came")
-        return 0
+        return left_until(deadline)
 
     def wakeup(self):
         """End the wait of a take with :class:`Empty`; see :class:`sagequeue.protocol.Queue`."""

@@ -13,6 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from functools import cached_property
 from itertools import islice
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -191,9 +192,8 @@ class RayQueue(Closing, Generic[T]):
         self, max_items: int | None = None, block: bool = True, timeout: float | None = None
     ) -> list[T]:
         """Take what is there, waiting for the first; see :class:`sagequeue.protocol.Queue`."""
-        _check_most(max_items)
+        most = _most_of(max_items)
         deadline = deadline_of(block, timeout)
-        most = min(max_items or BATCH, BATCH)
         self._await_items(self._own.received, lambda s: self._receive(most, s), block, deadline)
         items: list[T] = []
         while self._own.received and len(items) < most:
@@ -224,9 +224,8 @@ class RayQueue(Closing, Generic[T]):
         timeout: float | None = None,
     ) -> list[RayLease[T]]:
         """Lease what is there, waiting for the first; see :meth:`claim` and :meth:`get_many`."""
-        _check_most(max_items)
+        most = _most_of(max_items)
         deadline = deadline_of(block, timeout)
-        most = min(max_items or BATCH, BATCH)
         claimed = self._own.claimed
         self._await_items(claimed, lambda s: self._claim(claimant, most, s), block, deadline)
         return [claimed.popleft() for _ in range(min(most, len(claimed)))]
@@ -236,7 +235,7 @@ class RayQueue(Closing, Generic[T]):
         call = self._call("release", [lease._number for lease in leases])
         self._releases.append(call)
         if len(self._releases) > _MOST_RELEASES:
-            self._releases = self._await_calls(self._releases, 0.0)
+            self._await_releases(0.0)
 
     def give_back_claims(self, of: str) -> None:
         """Let others have what claimants whose names begin with ``of`` have not released.
@@ -244,19 +243,22 @@ class RayQueue(Closing, Generic[T]):
         For when they have died. It comes before everything else.
         """
         # the broker may take a later call first: what this handle has released is not to come back
-        releases, self._releases = self._releases, []
-        self._await_calls(releases, None)
+        self._await_releases(None)
         self._ask("give_back_claims", of)
 
-    @staticmethod
-    def _await_calls(calls: list[Any], timeout: float | None) -> list[Any]:
-        """Wait for calls to the broker, however they end; returns those that are under way."""
+    def _await_releases(self, timeout: float | None) -> None:
+        """Wait for the releases that are under way, however they end, and forget those that have.
+
+        Other threads may release more in the meantime.
+        """
         import ray
 
-        if not calls:
-            return []
-        _, under_way = ray.wait(calls, num_returns=len(calls), timeout=timeout)
-        return list(under_way)
+        calls = list(self._releases)
+        if calls:
+            ended, _ = ray.wait(calls, num_returns=len(calls), timeout=timeout)
+            for call in ended:
+                with suppress(ValueError):  # another thread has forgotten it
+                    self._releases.remove(call)
 
     def wakeup(self) -> None:
         """End the wait of a take with ``Empty``; see :class:`sagequeue.protocol.Queue`.
@@ -302,13 +304,12 @@ class RayQueue(Closing, Generic[T]):
         self._waiting.add(own.name)  # before we look for a wake-up: see wakeup()
         try:
             while not items:
-                self._check_open()
                 left = _left(deadline)
                 is_earlier = own.call is not None
                 if own.call is None:
                     own.call = ask(min(left, POLL_SECONDS))
                 if is_earlier or (block and self._wakeup_wanted):
-                    self._tell("answer_now", own.name)
+                    self._call("answer_now", own.name)
                 drained = self._accept_answer(own.call, block)
                 if items or is_earlier:
                     continue
@@ -372,7 +373,7 @@ class RayQueue(Closing, Generic[T]):
     def close(self) -> None:
         """Give up this handle. Ray ends the actor after the last handle is given up."""
         if not self.closed:
-            self._tell("forget", self._handle)
+            self._call("forget", self._handle)
             self.closed = True
             self._actor = None
             _note_given_up(self.name)
@@ -418,9 +419,6 @@ class RayQueue(Closing, Generic[T]):
                 f"the actor of queue {self.name!r} died and its items with it: {error}; "
                 "create the queue again"
             ) from error
-
-    def _tell(self, method: str, *arguments: Any) -> None:
-        self._call(method, *arguments)
 
     def _encode(self, item: T, accepted: int) -> bytes:
         import cloudpickle
@@ -492,9 +490,11 @@ def _initialised_ray() -> Any:
     return ray
 
 
-def _check_most(max_items: int | None) -> None:
+def _most_of(max_items: int | None) -> int:
+    """How many items a call may take at once."""
     if max_items is not None and max_items < 1:
         raise InvalidOption(f"max_items must be at least 1 or None, not {max_items!r}")
+    return min(max_items or BATCH, BATCH)
 
 
 def _left(deadline: float | None) -> float:

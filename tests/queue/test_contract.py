@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 import pickle
 import queue as standard
-import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from threaded import in_thread
 
 from sagequeue import (
     Empty,
@@ -103,20 +103,6 @@ def test_wrong_arguments(make: Make) -> None:
             call(timeout=-1)
     with pytest.raises(InvalidOption):
         queue.get_many(0)
-
-
-def in_thread(work: Callable[[], Any]) -> tuple[threading.Thread, list[Any]]:
-    outcome: list[Any] = []
-
-    def run() -> None:
-        try:
-            outcome.append(work())
-        except Exception as error:
-            outcome.append(type(error))
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    return thread, outcome
 
 
 def test_get_waits_for_put(make: Make) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from threaded import in_thread
 
 from sagequeue import (
     Empty,
@@ -64,22 +65,8 @@ each_take = pytest.mark.parametrize(
 )
 
 
-def in_thread(work: Callable[[], Any]) -> tuple[threading.Thread, list[Any]]:
-    outcome: list[Any] = []
-
-    def run() -> None:
-        try:
-            outcome.append(work())
-        except Exception as error:
-            outcome.append(type(error))
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    return thread, outcome
-
-
-@each_take
 @pytest.mark.parametrize("seconds_first", [0, 0.05], ids=["before or at it", "asleep"])
+@each_take
 def test_a_take_that_waits_for_ever_ends(
     queue: Queue[Any], take: Callable[..., Any], seconds_first: float
 ) -> None:

@@ -2,28 +2,14 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from forked import in_child
+from threaded import in_thread
 
 from sagequeue import Empty, LocalQueue, ObjectQueue, Queue, SageQueue
-
-
-def in_thread(work: Callable[[], Any]) -> tuple[threading.Thread, list[Any]]:
-    outcome: list[Any] = []
-
-    def run() -> None:
-        try:
-            outcome.append(work())
-        except Empty as error:
-            outcome.append(type(error))
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    return thread, outcome
 
 
 @pytest.mark.parametrize("make", [SageQueue, ObjectQueue, LocalQueue])
