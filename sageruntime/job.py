@@ -15,7 +15,6 @@ from sagequeue.closing import Closing
 from sageruntime.communication.router import Connection
 from sageruntime.context import Services, TaskContext
 from sageruntime.core.scope import Scope
-from sageruntime.core.task_options import OPTION_NAMES
 from sageruntime.dead_letters.collector import DeadLetterCollector
 from sageruntime.doctor import can_share_memory, require
 from sageruntime.errors import JobFailed, PacketError
@@ -290,7 +289,7 @@ class Job(Closing):
             services=Services(self._clients),
         )
         types = (stage.on, before.on if before else stage.on)
-        options = {name: getattr(stage.options, name) for name in OPTION_NAMES}
+        options = stage.options.as_dict()
         if stage.host == "ray":
             options.update(self._ray_options)
         if stage.options.writes_dead_letters and self._dead_letters is not None:

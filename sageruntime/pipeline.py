@@ -19,7 +19,7 @@ from sageruntime.communication.router import (
     PartitionFunction,
     RoundRobin,
 )
-from sageruntime.core.task_options import OPTION_NAMES, TaskKeywords, TaskOptions, task_options
+from sageruntime.core.task_options import TaskKeywords, TaskOptions, task_options
 from sageruntime.errors import InvalidOption, PipelineError
 from sageruntime.factory.task_factory import TaskType, check_task_type
 from sageruntime.job import Job
@@ -311,7 +311,7 @@ class Pipeline:
                 f"{name}: parallelism={parallelism!r} is not allowed; expected an int from 1"
             )
         given = {key: value for key, value in stage.items() if key not in _STAGE_ONLY}
-        options = task_options({**_as_mapping(self.options), **given})
+        options = task_options({**self.options.as_dict(), **given})
         self.stages.append(
             Stage(
                 name=name,
@@ -366,10 +366,6 @@ def _make_factory(
             f"{operator!r} is no operator; pass a function, an operator class or an OperatorFactory"
         )
     return OperatorFactory(for_functions, operator)
-
-
-def _as_mapping(options: TaskOptions) -> dict[str, Any]:
-    return {name: getattr(options, name) for name in OPTION_NAMES}
 
 
 def _check_name(what: str, name: str) -> str:

@@ -115,6 +115,10 @@ class TaskOptions(Options):
             return ErrorPolicy(self.retry.then)
         return self.error_policy
 
+    def as_dict(self) -> dict[str, Any]:
+        """The options by name, as :func:`task_options` takes them."""
+        return {name: getattr(self, name) for name in OPTION_NAMES}
+
     @property
     def packets_per_batch(self) -> int:
         """Most packets that travel as one item."""

@@ -7,8 +7,11 @@ import logging
 import os
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any, TypeVar
+
+from sageruntime.core.futures import settle
 
 T = TypeVar("T")
 
@@ -43,14 +46,7 @@ class DriverLoop:
         if self.is_current:
             return function(*arguments)
         future: Future[T] = Future()
-
-        def run() -> None:
-            try:
-                future.set_result(function(*arguments))
-            except BaseException as error:
-                future.set_exception(error)
-
-        self._loop.call_soon_threadsafe(run)
+        self._loop.call_soon_threadsafe(settle, future, partial(function, *arguments))
         return future.result()
 
     def post(self, function: Callable[..., object], *arguments: Any) -> None:
@@ -68,8 +64,16 @@ class DriverLoop:
         function: Callable[[], T],
         then: Callable[[T], object],
         on_error: Callable[[Exception], object],
+        executor: Executor | None = None,
     ) -> None:
-        """Call a function that may take long in another thread, and go on in the loop."""
+        """Call a function that may take long in another thread, and go on in the loop.
+
+        Args:
+            function: what is called.
+            then: is called in the loop with what it returns.
+            on_error: is called there with what it raises.
+            executor: has the thread; by default there are some for everything.
+        """
 
         def run() -> None:
             try:
@@ -80,7 +84,7 @@ class DriverLoop:
                 self.post(then, result)
 
         try:
-            self._elsewhere.submit(run)
+            (executor or self._elsewhere).submit(run)
         except RuntimeError:
             return  # the interpreter is ending, and the tasks with it
 
@@ -98,25 +102,22 @@ def _report(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
 
 
 _lock = threading.Lock()
-_loops: dict[int, DriverLoop] = {}
+_driver_loop: DriverLoop | None = None
 
 
 def driver_loop() -> DriverLoop:
     """The loop of this process, which is made when it is first asked for."""
-    pid = os.getpid()
-    loop = _loops.get(pid)  # that of the parent does not run in a forked child
-    if loop is None:
-        with _lock:
-            loop = _loops.get(pid)
-            if loop is None:
-                loop = _loops[pid] = DriverLoop()
-    return loop
+    global _driver_loop
+    with _lock:
+        if _driver_loop is None:
+            _driver_loop = DriverLoop()
+        return _driver_loop
 
 
-def _forget_lock() -> None:
-    global _lock
-    _lock = threading.Lock()
-    _loops.clear()
+def _forget() -> None:
+    """The loop of the parent does not run in a forked child, and its lock may be held for ever."""
+    global _lock, _driver_loop
+    _lock, _driver_loop = threading.Lock(), None
 
 
-os.register_at_fork(after_in_child=_forget_lock)
+os.register_at_fork(after_in_child=_forget)

@@ -72,7 +72,6 @@ class ProcessHost:
         return None if process is None else process.pid
 
     def start(self) -> None:
-        """See ``Host``."""
         server = multiprocessing.get_context("forkserver")
         server.set_forkserver_preload(["__main__", __name__])
         near, far = socket.socketpair()
@@ -93,7 +92,6 @@ class ProcessHost:
         self._loop.call(self._follow, process, near)
 
     def send(self, command: do.Command) -> None:
-        """See ``Host``."""
         data = wire.frame(wire.encode_command(command))
         if self._transport is None:
             self._unsent.append(data)
@@ -101,13 +99,11 @@ class ProcessHost:
             self._transport.write(data)
 
     def kill(self) -> None:
-        """See ``Host``."""
         self._is_killed = True
         if self._process is not None and not self._exited.is_set():
             self._process.kill()
 
     def close(self) -> None:
-        """See ``Host``."""
         if self._transport is not None:
             self._transport.abort()
 

@@ -77,7 +77,6 @@ class RayHost:
         self._is_closed = threading.Event()
 
     def start(self) -> None:
-        """See ``Host``."""
         try:
             remote: Any = ray.remote
             actor_class = remote(concurrency_groups={"commands": 1})(_TaskActor)
@@ -93,7 +92,6 @@ class RayHost:
         self._follower.start()
 
     def send(self, command: do.Command) -> None:
-        """See ``Host``."""
         data = wire.encode_command(command)
         if self._is_closed.is_set():
             return
@@ -103,12 +101,10 @@ class RayHost:
             self._actor.obey.remote(data)
 
     def kill(self) -> None:
-        """See ``Host``."""
         if self._actor is not None:
             ray.kill(self._actor)
 
     def close(self) -> None:
-        """See ``Host``."""
         self._is_closed.set()
         self.kill()
 

@@ -22,11 +22,9 @@ class ThreadHost:
         self._thread = threading.Thread(target=runner.run, name=runner.name, daemon=True)
 
     def start(self) -> None:
-        """See ``Host``."""
         self._thread.start()
 
     def send(self, command: do.Command) -> None:
-        """See ``Host``."""
         self.runner.post(command)
 
     def kill(self) -> None:
@@ -36,14 +34,11 @@ class ThreadHost:
         """See ``Host``; a thread that does not end is left behind."""
 
     def close(self) -> None:
-        """See ``Host``."""
         if not self._thread.is_alive():
             self.runner.abandon()
 
     def get_status(self) -> TaskStatus:
-        """See ``Host``."""
         return self.runner.get_status()
 
     def measure(self) -> MetricsSnapshot:
-        """See ``Host``."""
         return self.runner.measure()

@@ -61,7 +61,7 @@ class Meter:
 
         Args:
             state, emitted, queue_depth: see :class:`MetricsSnapshot`.
-            routing: seconds that threads were in its router, of all threads together.
+            routing: seconds that it was in its router.
         """
         metrics = self._metrics
         with self._lock:
@@ -82,7 +82,6 @@ class Meter:
             errors=metrics.errors,
             retries=metrics.retries,
             timeouts=metrics.timeouts,
-            restarts=metrics.restarts,
             queue_depth=queue_depth,
             packets_per_second=rates.packets_per_second,
             mean_packets_per_second=now.processed / (seconds or 1.0),
@@ -104,7 +103,7 @@ class Meter:
     def _threads(self) -> tuple[ThreadUsage, ...]:
         """The loop's thread, and the lanes' where they call the operator in its place."""
         loop, lanes = self._metrics.loop, list(self._metrics.lanes.values())
-        processed = loop.processed if lanes else self._metrics.processed
+        processed = 0 if lanes else self._metrics.processed
         return (
             ThreadUsage(loop.name, processed, loop.cpu_seconds()),
             *(ThreadUsage(lane.name, lane.processed, lane.cpu_seconds()) for lane in lanes),

@@ -18,7 +18,6 @@ class TimeSpent(msgspec.Struct, frozen=True):
         decoding: taking batches from the queue and decoding them.
         operator: in the operator, and whatever else the loop does; for a source, reading it.
         routing: partitioning, encoding and putting the results, and waiting for room downstream.
-            With several worker threads, their mean.
     """
 
     waiting: float = 0.0

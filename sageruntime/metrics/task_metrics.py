@@ -30,12 +30,10 @@ class TaskMetrics:
         errors: packets that met the error policy.
         retries: times a packet was given to the operator again.
         timeouts: packets that took longer than the processing timeout.
-        restarts: times the task was started again after a failure.
         latency: from the moment upstream put a packet's batch to the moment the batch was done.
         end_to_end: from the moment a packet's data entered the pipeline to that same moment.
         waiting, decoding: seconds the worker loop spent; see
             :class:`~sageruntime.metrics.TimeSpent`.
-        flushing: seconds it spent sending what had been gathered.
         started: when the worker loop was, if it was.
         loop: the thread of the worker loop.
         lanes: threads that call the operator in its place, by name.
@@ -46,12 +44,10 @@ class TaskMetrics:
         self.errors = 0
         self.retries = 0
         self.timeouts = 0
-        self.restarts = 0
         self.latency = LatencyHistogram()
         self.end_to_end = LatencyHistogram()
         self.waiting = 0.0
         self.decoding = 0.0
-        self.flushing = 0.0
         self.loop = ThreadCounts()
         self.lanes: dict[str, ThreadCounts] = {}
         self.started: Started | None = None
@@ -71,12 +67,10 @@ class TaskMetrics:
         """What the loop did all that time.
 
         Args:
-            routing: seconds that its threads were in the router, of all threads together.
+            routing: seconds that it was in the router.
         """
-        # lanes route in parallel while the loop waits for them
-        routing = self.flushing + (routing - self.flushing) / (len(self.lanes) or 1)
         working = max(0.0, self.seconds - self.waiting - self.decoding)
-        routing = min(routing, working)  # a source is flushed by another thread, too
+        routing = min(routing, working)  # they are not read at the same moment
         return TimeSpent(self.waiting, self.decoding, working - routing, routing)
 
     @contextmanager
@@ -153,7 +147,7 @@ class ThreadCounts:
         self._begun = time.clock_gettime(self._clock)
 
     def end(self) -> None:
-        """The calling thread does something else from now on."""
+        """The calling thread ends, or does something else from now on."""
         self.cpu_seconds()
         self._clock = None
 

@@ -60,11 +60,11 @@ class ProcessPacket(NamedTuple):
 
     Attributes:
         packet: the packet.
-        done: gets whether it went well.
+        done: is settled when it is processed and its results are sent.
     """
 
     packet: Packet
-    done: Future[bool]
+    done: Future[None]
 
 
 Mail = do.Command | Done | SourceReady | Raise | ProcessPacket
@@ -102,7 +102,6 @@ class AttemptOwner(Protocol):
         """Send an event to the driver."""
 
     def get_full_status(self) -> TaskStatus: ...
-    def fatal_error(self, packet: Packet, why: str) -> Exception: ...
 
 
 class Attempt(ABC):
@@ -118,7 +117,6 @@ class Attempt(ABC):
         self.runner = runner
         self.operator = operator
         self.total: int | None = None
-        self.held = 0
         self._retries = retries
         self._retried = 0
         self._mailbox = runner.mailbox
@@ -129,6 +127,11 @@ class Attempt(ABC):
         self._coordinated = runner.coordinated
         self._snapshot_number: int | None = None
         self._is_dismissed = False
+
+    @property
+    def held(self) -> int:
+        """Packets that are held back for a checkpoint."""
+        return 0
 
     def run(self, state: bytes | None, is_final: bool) -> Any:
         """Work until the input ends, and return the sink's result.

@@ -79,7 +79,6 @@ class CoroutineInvoker(ConcurrentInvoker):
         asyncio.set_event_loop(self._loop)
         self._permits = asyncio.Semaphore(self._concurrency)
         self._loop.run_forever()
-        self._counts.cpu_seconds()
         self._counts.end()
 
     def _start(self, pending: Pending) -> None:

@@ -9,7 +9,7 @@ from sagequeue.errors import EncodeError, Full, QueueClosed, QueueError, ShutDow
 from sagequeue.protocol import Queue
 from sageruntime.communication.router import Packet
 from sageruntime.context import TaskContext
-from sageruntime.core.policies import ErrorPolicy, RetryPolicy
+from sageruntime.core.policies import ErrorPolicy
 from sageruntime.dead_letters.letter import DeadLetter
 from sageruntime.errors import (
     InvalidOption,
@@ -32,8 +32,7 @@ class ErrorHandler:
 
     Args:
         ctx: the task.
-        policy: what becomes of a packet.
-        retry: what follows when the policy is ``retry``; by then the packet was tried again.
+        policy: what becomes of a packet that was tried as often as it may be.
         metrics: where errors are counted.
         dead_letters: where dead letters go.
         is_interrupted: whether the task is to stop.
@@ -47,13 +46,12 @@ class ErrorHandler:
         self,
         ctx: TaskContext,
         policy: ErrorPolicy,
-        retry: RetryPolicy,
         metrics: TaskMetrics,
         dead_letters: Queue[DeadLetter] | None,
         is_interrupted: Callable[[], bool],
         on_error: OnError | None = None,
     ) -> None:
-        self._policy = ErrorPolicy(retry.then) if policy is ErrorPolicy.RETRY else policy
+        self._policy = policy
         if self._policy is ErrorPolicy.DEAD_LETTER and dead_letters is None:
             raise InvalidOption(
                 f"{ctx.name}: error_policy='dead_letter' needs a queue; pass dead_letters="

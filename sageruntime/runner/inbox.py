@@ -192,7 +192,7 @@ class RayClaimingInbox(KeepingInbox):
 
     def __init__(self, queue: RayQueue[Message], task: str) -> None:
         super().__init__(queue)
-        self._claimant = f"{task}:{secrets.token_hex(4)}"
+        self._claimant = make_claimant(task)
 
     def _take(self, block: bool, timeout: float | None) -> list[Delivery]:
         leases = self.queue.claim_many(self._claimant, _TAKE, block, timeout)
@@ -221,6 +221,11 @@ def open_inbox(queue: Queue[Message], task: str, keep: bool) -> Inbox:
         f"queue {queue.name!r} of backend {queue.backend!r} cannot give back what a task that "
         "failed had taken; use sage, ray, object or local, or no restarts"
     )
+
+
+def make_claimant(task: str) -> str:
+    """A name under which one host of a task claims messages of a Ray queue."""
+    return f"{task}:{secrets.token_hex(4)}"
 
 
 def give_back_unacknowledged(queue: Queue[Message], task: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sagequeue.errors import Empty, ShutDown
 from sageruntime.communication.router import (
@@ -14,12 +14,14 @@ from sageruntime.communication.router import (
     PacketBatch,
     StopSignal,
 )
-from sageruntime.errors import PacketError
+from sageruntime.core.futures import settle
+from sageruntime.errors import PacketError, TaskLost
 from sageruntime.errors import processing_timeout as overdue
 from sageruntime.operator import BaseOperator
 from sageruntime.runner import commands as do
 from sageruntime.runner import events as told
 from sageruntime.runner.alignment import Alignment
+from sageruntime.runner.attempt import Attempt, AttemptOwner, Done, Mail, ProcessPacket
 from sageruntime.runner.inbox import Delivery, Inbox
 from sageruntime.runner.invoker import (
     ConcurrentInvoker,
@@ -29,12 +31,7 @@ from sageruntime.runner.invoker import (
     Work,
     call_plainly,
 )
-from sageruntime.runner.lanes import packets_in
 from sageruntime.runner.undecodable import salvage
-
-if TYPE_CHECKING:
-    pass
-from sageruntime.runner.attempt import Attempt, AttemptOwner, Done, Mail, ProcessPacket
 
 # Waits for messages of which one shows how long it takes to decode them.
 _WAITS_A_MEASUREMENT = 8
@@ -96,14 +93,16 @@ class InboxAttempt(Attempt):
         else:
             super().carry_out(command)
 
-    def process(self, packet: Packet) -> bool:
-        """Process one packet and send the results; whether it went well."""
-        errors = self._metrics.errors
+    @property
+    def held(self) -> int:
+        return self._alignment.held
+
+    def process(self, packet: Packet) -> None:
+        """Process one packet and send the results."""
         batch = PacketBatch([packet], packet.input_index)
         self._process(Delivery(batch), batch)
         self._await_window()
         self._router.flush()
-        return self._metrics.errors == errors
 
     def _process_input(self) -> None:
         interval = self._options.flush_interval
@@ -220,12 +219,10 @@ class InboxAttempt(Attempt):
         if not self._alignment.hold(delivery):
             self._tell(told.CheckpointDeclined, checkpoint=self._alignment.checkpoint)
             self._go_on_with(self._alignment.release())
-        self.held = self._alignment.held
 
     def _go_on_with(self, held: list[Delivery]) -> None:
         """Take in next what was held back."""
         self._ready.extendleft(reversed(held))
-        self.held = self._alignment.held
 
     def _pass_barrier(self) -> None:
         """Take the snapshot, pass the barrier on, and go on with what was held back for it."""
@@ -308,12 +305,13 @@ class InboxAttempt(Attempt):
 
     def _skip(self, packet: Packet) -> bool:
         """Whether a packet is left out, because a host hung or died over it before."""
-        if not self._skip_list.take_out(packet):
+        name = self._skip_list.take_out(packet)
+        if name is None:
             return False
-        name = self._skip_list.name_of(packet)
         why = self._skip_list.fatal_reason(name)
         if why is not None:
-            self._errors.handle(packet, self.runner.fatal_error(packet, why))
+            error = TaskLost(f"packet {packet.id} is not given to the operator again: {why}")
+            self._errors.handle(packet, error)
             self._skip_list.has_met_policy(name)
             # with what was counted: the process may die over the next one
             self._tell(told.PolicyApplied, packet=name, status=self.runner.get_full_status())
@@ -352,10 +350,7 @@ class InboxAttempt(Attempt):
             if not mail.work.is_given_up:
                 self._settle(mail.work)
         elif isinstance(mail, ProcessPacket):
-            try:
-                mail.done.set_result(self.process(mail.packet))
-            except BaseException as error:
-                mail.done.set_exception(error)
+            settle(mail.done, lambda: self.process(mail.packet))
         else:
             super()._receive(mail)
 
@@ -402,7 +397,8 @@ class InboxAttempt(Attempt):
         if not late:
             return
         failure: PacketError | None = None
-        for packet in packets_in(late):
+        packets = [packet for work in late for packet in work.packets]
+        for packet in packets:
             self._metrics.timeouts += 1
             try:
                 self._errors.handle(
@@ -410,7 +406,7 @@ class InboxAttempt(Attempt):
                 )
             except PacketError as error:
                 failure = error
-        names = [self._skip_list.name_of(packet) for packet in packets_in(late)]
+        names = [self._skip_list.name_of(packet) for packet in packets]
         self._tell(
             told.Stuck, packets=names, error=failure, early=self._skip_list.is_pending,
             status=self.runner.get_full_status(),
@@ -437,9 +433,7 @@ class InboxAttempt(Attempt):
     # What is acknowledged.
 
     def _flush(self) -> None:
-        routed = self._router.seconds
         self._router.flush()
-        self._metrics.flushing += self._router.seconds - routed
         self._metrics.settle()
         self._count_retries()
         done, self._done = self._done, []

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from sageruntime.communication.router import Packet
 from sageruntime.core.policies import RetryPolicy
 from sageruntime.errors import OperatorError
-from sageruntime.operator import BaseOperator, BatchOperator
+from sageruntime.operator import BaseOperator
 from sageruntime.operator.results import Results, list_results
 
 T = TypeVar("T")
@@ -281,8 +281,3 @@ def lane_of(key: Any, lanes: int, turn: int) -> int:
         return hash(key) % lanes
     except TypeError:  # keys that cannot be hashed have one lane together
         return 0
-
-
-def calls_in_batches(operator: BaseOperator, process: Process) -> bool:
-    """Whether an operator gets whole batches: not where ``process`` is something else."""
-    return isinstance(operator, BatchOperator) and process == operator.process

@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from queue import SimpleQueue
 from typing import Any, NamedTuple
 
-from sageruntime.communication.router import Packet
+from sageruntime.core.futures import settle
 from sageruntime.metrics import ThreadCounts
 from sageruntime.runner.invoker import (
     ConcurrentInvoker,
@@ -51,10 +51,7 @@ class _Lane:
         counts = self._begin()
         while (task := self.tasks.get()) is not None:
             if isinstance(task, _Call):
-                try:
-                    task.future.set_result(task.function())
-                except BaseException as error:
-                    task.future.set_exception(error)
+                settle(task.future, task.function)
                 continue
             self.current = task, time.monotonic()
             try:
@@ -64,7 +61,6 @@ class _Lane:
             counts.processed += sum(not isinstance(one, Exception) for one in task.outcomes)
             self.current = None
             self._done(task)
-        counts.cpu_seconds()  # it can be asked for as long as the thread lives
         counts.end()
 
 
@@ -158,8 +154,3 @@ def _as_exception(error: BaseException) -> Exception:
     wrapped = RuntimeError(f"{type(error).__name__}: {error}")
     wrapped.__cause__ = error
     return wrapped
-
-
-def packets_in(work: list[Work]) -> list[Packet]:
-    """The packets of several pieces of work."""
-    return [packet for one in work for packet in one.packets]

@@ -73,17 +73,17 @@ class SkipList:
         self._pending = self._added.copy()
         self._skipped = Counter()
 
-    def take_out(self, packet: Packet) -> bool:
-        """Whether a packet is to be left out; it is counted then."""
+    def take_out(self, packet: Packet) -> PacketName | None:
+        """The name of a packet that is to be left out, which is counted; None of another one."""
         if not self._pending:
-            return False
+            return None
         name = self.name_of(packet)
         if name not in self._pending:
-            return False
+            return None
         one = Counter((name,))
         self._pending -= one
         self._skipped += one
-        return True
+        return name
 
     def skipped(self) -> dict[PacketName, int]:
         """What this attempt has left out so far: part of a snapshot taken now."""

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sageruntime.communication.router import Packet
 from sageruntime.operator import BaseOperator
 from sageruntime.runner import commands as do
 from sageruntime.runner import events as told
+from sageruntime.runner.attempt import Attempt, AttemptOwner, Mail, SourceReady
 from sageruntime.runner.invoker import (
     Retries,
     call_plainly,
 )
 from sageruntime.runner.source_reader import EndOfStream, SnapshotMark, SourceReader
-
-if TYPE_CHECKING:
-    pass
-from sageruntime.runner.attempt import Attempt, AttemptOwner, Mail, SourceReady
 
 
 class SourceAttempt(Attempt):

@@ -13,6 +13,7 @@ from queue import SimpleQueue
 from typing import Any, NamedTuple
 
 from sageruntime.communication.router import Packet
+from sageruntime.core.futures import settle
 from sageruntime.metrics import ThreadCounts
 from sageruntime.operator import IDLE, SourceOperator
 
@@ -90,14 +91,7 @@ class SourceReader:
     def call(self, function: Callable[[], Any]) -> Any:
         """What a function returns, called in the reader's thread between two yields."""
         future: Future[Any] = Future()
-
-        def run() -> None:
-            try:
-                future.set_result(function())
-            except BaseException as error:
-                future.set_exception(error)
-
-        self._requests.put(run)
+        self._requests.put(lambda: settle(future, function))
         return future.result()
 
     def start_reading(self) -> None:
@@ -178,7 +172,6 @@ class SourceReader:
         self.counts = self._begin()
         while not self._is_over:
             self._requests.get()()
-        self.counts.cpu_seconds()
         self.counts.end()
 
     def _finish(self) -> None:

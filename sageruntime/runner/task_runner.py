@@ -21,7 +21,6 @@ from sageruntime.errors import (
     OperatorError,
     TaskCancelled,
     TaskHalted,
-    TaskLost,
     TaskStateError,
 )
 from sageruntime.logs import work_for
@@ -44,7 +43,6 @@ from sageruntime.runner.invoker import (
     Process,
     ProcessBatch,
     Retries,
-    calls_in_batches,
 )
 from sageruntime.runner.lanes import LaneInvoker
 from sageruntime.runner.mailbox import Mailbox
@@ -149,18 +147,16 @@ class TaskRunner:
         self._profile = profile
         self._meter = Meter(self.ctx, host, self.metrics, self.options.monitoring_interval)
         self._thread: threading.Thread | None = None
-        self._is_running = False
         self._is_cancelled = False
         self._restore: do.Restore | None = None
         self._deferred: list[ProcessPacket | Raise] = []
         self.state = TaskState.STARTING
-        retry = self.options.retry
         retries = self.options.error_policy is ErrorPolicy.RETRY
-        self._retry = retry if retries else None
+        self._retry = self.options.retry if retries else None
         router.retry = self._retry
         router.begin(spec.beginning.attempt)
         self.errors = ErrorHandler(
-            self.ctx, self.options.error_policy, retry, self.metrics, spec.dead_letters,
+            self.ctx, self.options.final_error_policy, self.metrics, spec.dead_letters,
             router.cancelled.is_set, None if plugins is None else plugins.on_error,
         )  # fmt: skip
         router.on_reject = self.errors.reject
@@ -180,7 +176,6 @@ class TaskRunner:
         """Run the task to its end: called once, by the thread that is the runner's."""
         work_for(self.name, self.ctx.stage)
         self._thread = threading.current_thread()
-        self._is_running = True
         beginning: do.Restore | None = self.spec.beginning
         while beginning is not None:
             try:
@@ -213,8 +208,8 @@ class TaskRunner:
             raise self._is_over()
         if isinstance(self.operator, SourceOperator):
             raise TaskStateError(f"{self.name} is a source and processes no packets")
-        if self._is_running and threading.current_thread() is not self._thread:
-            done: Future[bool] = Future()
+        if self._thread not in (None, threading.current_thread()):
+            done: Future[None] = Future()
             self.mailbox.post(ProcessPacket(packet, done))
             if self.state.ended:  # since it was asked above, and the runner may not have seen it
                 self._refuse_packets()
@@ -262,7 +257,6 @@ class TaskRunner:
             errors=metrics.errors,
             retries=metrics.retries,
             failed_over=self.router.failed_over,
-            restarts=metrics.restarts,
             attempt=self.router.attempt,
             queue_depth=self._queue_depth(),
             held=0 if attempt is None else attempt.held,
@@ -376,17 +370,16 @@ class TaskRunner:
         process: Process = operator.process
         if custom is not None:
             process = custom
-        in_batches = calls_in_batches(operator, process)
         retries = Retries(self._retry, self.router.cancelled.wait)
         batch: ProcessBatch | None = None
-        if in_batches and isinstance(operator, BatchOperator):
+        if custom is None and isinstance(operator, BatchOperator):
             batch = operator.process_batch
         if self.plugins is not None:
             process = self.plugins.around(process, operator)
             batch = None if batch is None else self.plugins.around_batch(batch, operator)
         if isinstance(operator, SourceOperator):
             size = options.packets_per_batch
-            limit = max(size, min(options.max_buffer_size, _READ_AHEAD * size))
+            limit = min(options.max_buffer_size, _READ_AHEAD * size)
             reader = SourceReader(
                 operator, self.name, self._begin_lane, limit,
                 lambda: self.mailbox.post(SourceReady()),
@@ -418,10 +411,6 @@ class TaskRunner:
 
     def _post_done(self, work: Any) -> None:
         self.mailbox.post(Done(work))
-
-    def fatal_error(self, packet: Packet, why: str) -> TaskLost:
-        """The error of a packet that the task's process died over."""
-        return TaskLost(f"packet {packet.id} is not given to the operator again: {why}")
 
 
 def make_plugins(spec: TaskSpec) -> Plugins | None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable
 from typing import Any, Protocol
 
 from sagequeue.protocol import Queue
 from sagequeue.ray_queue import RayQueue
+from sageruntime.runner.inbox import make_claimant
 
 
 class PendingRequest(Protocol):
@@ -52,6 +52,6 @@ def open_request_reader(queue: Queue[Any], task: str) -> ReadRequest:
         assert isinstance(queue, SageQueue)
         return lambda seconds: queue.claim(timeout=seconds)
     if isinstance(queue, RayQueue):
-        claimant = f"{task}:{secrets.token_hex(4)}"
+        claimant = make_claimant(task)
         return lambda seconds: queue.claim(claimant, timeout=seconds)
     return lambda seconds: _VolatileRequest(queue.get(timeout=seconds))

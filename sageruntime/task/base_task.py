@@ -61,7 +61,6 @@ class BaseTask:
         dead_letters: where dead letters are put.
         supervisor: who decides what follows a failure; by default the task's restart policy.
         coordinated: whether the task is part of a job with checkpoints.
-        attempt: the job's attempt: how often it has gone back to a checkpoint.
         checkpoint: keeps the operator's state for a task that is in no job: it is saved every so
             often and when the task has drained, and the next task of this name begins with it.
         plugins: what :func:`~sageruntime.plugins.plugin_factory.create_plugins` takes; they are
@@ -91,7 +90,6 @@ class BaseTask:
         dead_letters: Queue[DeadLetter] | None = None,
         supervisor: Supervisor | None = None,
         coordinated: bool = False,
-        attempt: int = 0,
         checkpoint: CheckpointOptions | None = None,
         plugins: Sequence[Any] = (),
         **options: Any,
@@ -132,11 +130,8 @@ class BaseTask:
             plugins=tuple(plugins),
             coordinated=self.coordinated,
             skip_list=SkipList(by_content=coordinated),
-            beginning=do.Restore(attempt),
         )
-        self._control = TaskControl(
-            self, self._spec, supervisor, attempt, lambda: self._make_host(), self._loop
-        )
+        self._control = TaskControl(self, self._spec, supervisor, self._make_host, self._loop)
         self._plugins = make_plugins(self._spec)
         self.router = (
             BaseRouter(self.ctx)
@@ -514,5 +509,5 @@ class BaseTask:
         coordinator = Coordinator(self.name, options, self.options.restart, self.logger, alone=True)
         key = f"{self.ctx.stage}/{self.ctx.index}"
         coordinator.adopt({key: self}, [key])
-        self.watch(lambda state: coordinator.close_later(False) if state.ended else None)
+        self.watch(lambda state: coordinator.close_later() if state.ended else None)
         return coordinator

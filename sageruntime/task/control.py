@@ -46,7 +46,6 @@ class TaskControl:
         task: the task's handle, which listeners and the supervisor get.
         spec: the task.
         supervisor: who decides what follows a failure; by default the task's restart policy.
-        attempt: the job's attempt.
         make_host: makes a host for a start of the task; raises TaskStartError.
         loop: the driver's loop.
 
@@ -65,7 +64,6 @@ class TaskControl:
         task: Any,
         spec: TaskSpec,
         supervisor: Supervisor | None,
-        attempt: int,
         make_host: Callable[[], Host],
         loop: DriverLoop,
     ) -> None:
@@ -73,7 +71,7 @@ class TaskControl:
         self.logger = spec.ctx.logger
         self.spec = spec
         self.supervisor = supervisor
-        self.attempt = attempt
+        self.attempt = 0
         self.lifecycle = Lifecycle(task, self.name, self.logger)
         self.host: Host | None = None
         self.error: BaseException | None = None

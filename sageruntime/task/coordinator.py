@@ -164,10 +164,10 @@ class Coordinator:
         self._io.shutdown(wait=True)
         self._close_store(forget)
 
-    def close_later(self, forget: bool) -> None:
-        """Likewise, without waiting."""
+    def close_later(self) -> None:
+        """Give back the store without waiting; the checkpoints stay."""
         self._stop()
-        self._io.submit(self._close_store, forget)
+        self._io.submit(self._close_store, False)
         self._io.shutdown(wait=False)
 
     def stop(self) -> None:
@@ -230,19 +230,14 @@ class Coordinator:
         """Use the store in its thread, and go on in the loop unless another attempt has begun."""
         attempt = self._attempt
 
-        def guarded(go_on: Callable[..., object], value: object) -> None:
-            if not self._is_stopped and attempt == self._attempt:
-                go_on(value)
+        def guarded(go_on: Callable[[Any], object]) -> Callable[[Any], None]:
+            def go_on_if_wanted(value: Any) -> None:
+                if not self._is_stopped and attempt == self._attempt:
+                    go_on(value)
 
-        def run() -> None:
-            try:
-                result = use()
-            except Exception as error:
-                self._loop.post(guarded, on_error, error)
-            else:
-                self._loop.post(guarded, then, result)
+            return go_on_if_wanted
 
-        self._io.submit(run)
+        self._loop.run_elsewhere(use, guarded(then), guarded(on_error), self._io)
 
     # Checkpoints.
 

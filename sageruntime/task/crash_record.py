@@ -14,21 +14,16 @@ class CrashRecord:
     """Which packets a task's hosts have died over.
 
     To name each packet before it is processed takes longer than to process it. So it is done when
-    the task can go on without the packet, and otherwise from the second death on: then a process
-    that was killed from outside is at full speed at once.
+    the task can go on without the packet, and otherwise only from the second death in a row on: so
+    a task whose process was killed once from outside is at full speed at once.
 
     Args:
         skip_list: gets those that are not to be tried again.
         max_deliveries: how often a packet may be given to the operator.
         goes_on: whether the error policy lets the task go on without a packet.
-
-    Attributes:
-        cautious_for: how many checkpoints have to be completed before packets are processed without
-            being named first, because a host has died.
     """
 
     def __init__(self, skip_list: SkipList, max_deliveries: int, goes_on: bool) -> None:
-        self.cautious_for = 0
         self._goes_on = goes_on
         self._deaths_in_a_row = 0
         self._row_ends_in = 0
@@ -36,6 +31,12 @@ class CrashRecord:
         self._max_deliveries = max_deliveries
         self._attempting: PacketName | None = None
         self._deaths: Counter[PacketName] = Counter()
+
+    @property
+    def cautious_for(self) -> int:
+        """How many checkpoints have to be completed before packets are processed without being
+        named first, because a host has died."""
+        return self._row_ends_in if self._goes_on or self._deaths_in_a_row > 1 else 0
 
     def attempt(self, packet: PacketName) -> None:
         """The operator is given a packet; it has returned from the one before."""
@@ -45,7 +46,6 @@ class CrashRecord:
 
     def checkpoint_completed(self) -> None:
         """What was processed before it does not come again."""
-        self.cautious_for = max(0, self.cautious_for - 1)
         self._row_ends_in = max(0, self._row_ends_in - 1)
         if self._row_ends_in == 0:
             self._deaths_in_a_row = 0
@@ -57,8 +57,6 @@ class CrashRecord:
             return
         self._deaths_in_a_row += 1
         self._row_ends_in = _CAUTIOUS_CHECKPOINTS
-        if self._goes_on or self._deaths_in_a_row > 1:
-            self.cautious_for = _CAUTIOUS_CHECKPOINTS
         if packet is None:
             return
         self._deaths[packet] += 1

@@ -30,7 +30,6 @@ class Lifecycle:
     """
 
     def __init__(self, task: object, name: str, logger: logging.Logger) -> None:
-        self._task = task
         self._name = name
         self._logger = logger
         self._state = TaskState.CREATED

@@ -83,7 +83,8 @@ def test_a_source_that_is_released_at_once_ends() -> None:
     answering = Answering(IterableSource, [1, 2, 3])
     answering.run()
     assert [type(event) for event in answering.events] == [
-        told.Running, told.Exhausted, told.SnapshotTaken, told.Draining, told.Completed, told.Ended,
+        told.Running, told.Exhausted, told.SnapshotTaken, told.Draining, told.Finished,
+        told.Completed, told.Ended,
     ]  # fmt: skip
 
 
