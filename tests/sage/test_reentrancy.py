@@ -113,10 +113,16 @@ def test_a_lease_ended_by_its_own_item_or_finalizer() -> None:
 
 
 def forked_by(call: Callable[[], Any]) -> tuple[Any, int]:
-    """What a call returned or raised whose item forks, and the pid of the child: 0 in it."""
+    """What a call returned or raised whose item forks once, and the pid of the child: 0 in it."""
     global action
     pids: list[int] = []
-    action = lambda: pids.append(os.fork())  # noqa: E731
+
+    def fork_once() -> None:
+        global action
+        action = lambda: None  # noqa: E731  # the item may come again
+        pids.append(os.fork())
+
+    action = fork_once
     try:
         return call(), pids[0]
     except QueueError as error:
