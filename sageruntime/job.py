@@ -271,7 +271,7 @@ class Job(Closing):
         for name, service in reversed(self.services.items()):
             if not self._abandoned:
                 service.stop(timeout=_GRACE_SECONDS)
-            service.cleanup(grace=0)
+            service.cleanup(grace=_GRACE_SECONDS)
             self._clients[name].close()
 
     def _create(self, position: int, index: int) -> BaseTask:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import cloudpickle
@@ -980,6 +981,35 @@ def test_a_service_that_dies_fails_the_job_with_its_own_error() -> None:
     pipeline = Pipeline("dying").service("dying", Dying, on="process").source([1]).map(Caller)
     with pytest.raises(JobFailed, match="SIGKILL"):
         pipeline.sink().run()
+
+
+class Closing(Service):
+    """Leaves a file when it is closed."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def answer(self) -> int:
+        return 1
+
+    def close(self) -> None:
+        self.path.touch()
+
+
+def test_a_job_that_fails_closes_its_services(
+    host: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Fails(BaseOperator):
+        def process(self, packet: Packet) -> Any:
+            raise ValueError(self.call_service("closing").answer())
+
+    pipeline = Pipeline("failing").service(
+        "closing", partial(Closing, tmp_path / "closed"), on=host
+    )
+    with pytest.raises(JobFailed, match="ValueError: 1"):
+        pipeline.source([1]).map(Fails, on=host).sink().run()
+    assert (tmp_path / "closed").exists()
+    assert "did not return" not in caplog.text
 
 
 def test_services_that_a_pipeline_does_not_have() -> None:
