@@ -65,7 +65,8 @@ cdef uint64_t RECOVER_EVERY_NS = 20_000_000  # at most so often in calls that do
 cdef uint64_t BUSY_TIMEOUT_NS = 1_000_000_000  # while another process removes or recovers
 cdef uint64_t HOLDUP_NS = 1_000_000_000  # of waiting for one participant, before it is reported
 cdef uint64_t POOL_TIMEOUT_NS = 50_000_000  # without a free chunk, before a segment of its own
-# A wake-up or a signal that comes just before a wait begins is missed by it, but not for longer.
+# A signal, or close() in another thread, that comes just before a wait begins is missed by it, but
+# not for longer.
 cdef uint64_t LONGEST_WAIT_NS = 100_000_000
 
 cdef str PREFIX = "sagequeue-"

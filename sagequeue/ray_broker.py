@@ -16,7 +16,7 @@ CALL_BYTES = 16 << 20
 
 
 class Broker:
-    """What the actor does: it holds the items, as bytes, and lets callers wait.
+    """The actor of a Ray queue: it holds the items, as bytes, and lets callers wait.
 
     A batch handed out is remembered until its receiver asks for the next, so that a call broken
     off on the way (by Ctrl-C, say) can be made again and nothing is lost.

@@ -94,7 +94,7 @@ class PacketError(RuntimeTaskError):
     The operator's own error is the ``__cause__``.
 
     Attributes:
-        packet_id: which packet; None for a message that could not be decoded.
+        packet_id: which packet; None for one that could not be decoded.
     """
 
     def __init__(self, message: str, packet_id: int | None = None) -> None:
@@ -120,7 +120,9 @@ def describe_error(error: BaseException) -> str:
     kind = type(error).__name__
     try:
         return f"{kind}: {error}"
-    except Exception:  # its own __str__ failed
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # its own __str__ failed, with SystemExit perhaps
         return f"{kind}: (text could not be shown)"
 
 
@@ -128,7 +130,9 @@ def format_traceback(error: BaseException) -> str:
     """The traceback of an error with its causes. Never raises, even if their ``__str__`` does."""
     try:
         return "".join(traceback.format_exception(type(error), error, error.__traceback__))
-    except Exception:  # an error in the chain whose text cannot be made
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # an error in the chain whose text cannot be made
         return "".join(traceback.format_tb(error.__traceback__))
 
 

@@ -77,7 +77,7 @@ def show(file: File, ids: Ids, as_json: AsJson = False) -> None:
         typer.echo(json.dumps([asdict(letter) for letter in letters], indent=1))
         return
     for letter in letters:
-        packet = "a message" if letter.packet_id is None else f"packet {letter.packet_id}"
+        packet = "a packet" if letter.packet_id is None else f"packet {letter.packet_id}"
         what = "a result that could not be sent" if letter.is_result else "was not processed"
         again = "can" if letter.replayable else "cannot"
         typer.echo(f"{letter.id}: {packet} of {letter.task}, {what}, {_when(letter)}")

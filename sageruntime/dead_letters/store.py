@@ -71,7 +71,7 @@ class StoredLetter:
         is_result: whether the packet is a result of the stage that could not be sent on, and not
             one that its operator failed on.
         replayable: whether the packet is kept, and not only its ``repr``.
-        packet_id: the packet's, None for a message that could not be decoded.
+        packet_id: the packet's, None for one that could not be decoded.
         payload: the ``repr`` of the payload, or of the raw bytes of a packet that could not be
             decoded; at most 2000 characters.
         error: the error's type and message, of the last try.
@@ -165,7 +165,7 @@ class DeadLetterStore(Closing):
         if row is None or row[0] is None:
             raise DeadLetterStoreError(
                 f"{self.path}: the packet of letter {letter.id} is not kept: it could not be "
-                "pickled, or the message not decoded"
+                "pickled or decoded"
             )
         try:
             packet: Packet = pickle.loads(row[0])

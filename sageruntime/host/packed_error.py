@@ -51,7 +51,9 @@ class PackedError:
 def _dumps(error: BaseException) -> bytes:
     try:
         data: bytes = cloudpickle.dumps(error)
-    except Exception:  # its text stands for it
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # its text stands for it
         return b""
     return data
 
@@ -59,6 +61,8 @@ def _dumps(error: BaseException) -> bytes:
 def _loads(data: bytes, text: str) -> BaseException:
     try:
         error = cloudpickle.loads(data)
-    except Exception:  # a constructor of its own, or a module that is not here
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # a constructor of its own, or a module that is not here
         return RemoteError(text)
     return error if isinstance(error, BaseException) else RemoteError(text)

@@ -46,7 +46,7 @@ class TaskHooks:
     def on_error(self, ctx: TaskContext, packet: Packet | None, error: Exception) -> None:
         """A packet has failed for good, and the error policy is about to be applied.
 
-        Called in the task's host. The packet is None for a message that cannot be decoded.
+        Called in the task's host. It gets None for a packet that cannot be decoded.
         """
 
     @hookspec

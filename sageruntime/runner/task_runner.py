@@ -109,6 +109,8 @@ class TaskRunner:
         keeps: whether what is unacknowledged comes again after a failure.
         task: what ``operator.task`` is.
         tell: takes events; called in the runner's thread.
+        router: sends the results.
+        plugins: those of the task, made in this process.
         profile: what was seen of the task's threads, asked for at its end.
 
     Raises:

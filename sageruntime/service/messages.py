@@ -127,20 +127,8 @@ def pack_error(error: BaseException, queue: Queue[Any]) -> BaseException | Packe
     coroutine: a RemoteError stands for it.
     """
     if not isinstance(error, Exception):
-        error = _stand_in(error)
-    if queue.backend in ("object", "local"):
-        return error
-    try:
-        return PackedError.of(error)
-    except BaseException:  # raised by its own __str__, __eq__ or __reduce__
-        return PackedError.of(_stand_in(error))
-
-
-def _stand_in(error: BaseException) -> RemoteError:
-    try:
-        return RemoteError(describe_error(error))
-    except BaseException:  # its __str__ raised SystemExit, for example
-        return RemoteError(f"{type(error).__name__}: (text could not be shown)")
+        error = RemoteError(describe_error(error))
+    return error if queue.backend in ("object", "local") else PackedError.of(error)
 
 
 def _pickled(value: Any, dumps: Callable[..., bytes]) -> tuple[bytes, Sequence[Any]]:

@@ -1,4 +1,4 @@
-"""Tasks: one worker loop, hosted by a thread, a process or a Ray actor."""
+"""Tasks: their handles, and who follows and restarts them, in the process that made them."""
 
 from sageruntime.core.policies import ErrorPolicy
 from sageruntime.core.state import TaskState

@@ -242,7 +242,7 @@ class SlowStore(SqliteCheckpointStore):
 def test_a_task_fails_while_its_checkpoint_is_saved(
     tidy: Any, gate: threading.Event, tmp_path: Path
 ) -> None:
-    """The watchdog, the coordinator and a listener, each of which waits for another."""
+    """The runner, the coordinator and a listener, each of which waits for another."""
     store = SlowStore(tmp_path / "c.db")
     failed = threading.Event()
     task = tidy(

@@ -147,6 +147,39 @@ def test_or_it_becomes_a_dead_letter(on: Any) -> None:
     assert "in process" in letters[0].traceback
 
 
+class Unshowable(Exception):
+    """Neither its text nor its pickle can be had, and it is equal to nothing."""
+
+    def __init__(self, how: type[BaseException]) -> None:
+        self.how = how
+
+    def __str__(self) -> str:
+        raise self.how("no text")
+
+    def __reduce__(self) -> Any:
+        raise self.how("no pickle")
+
+    def __eq__(self, other: object) -> bool:
+        raise self.how("not equal")
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize("how", [ValueError, SystemExit])
+@pytest.mark.parametrize("is_cause", [False, True], ids=["the error", "its cause"])
+def test_an_error_that_cannot_be_shown_fails_the_job(
+    host: Any, is_cause: bool, how: type[BaseException]
+) -> None:
+    def fail(item: int) -> int:
+        if is_cause:
+            raise ValueError("outer") from Unshowable(how)
+        raise Unshowable(how)
+
+    shown = "ValueError: outer" if is_cause else r"Unshowable: \(text could not be shown\)"
+    with pytest.raises(JobFailed, match=shown):
+        Pipeline("unshowable").source([1]).map(fail, on=host).sink().run()
+
+
 class Unbuildable(BaseOperator):
     def __init__(self) -> None:
         raise RuntimeError("cannot be built here")
