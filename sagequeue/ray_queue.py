@@ -19,6 +19,7 @@ from itertools import islice
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from sagequeue.closing import Closing
+from sagequeue.counts import most_of
 from sagequeue.deadline import deadline_of
 from sagequeue.errors import (
     BackendUnavailable,
@@ -192,7 +193,7 @@ class RayQueue(Closing, Generic[T]):
         self, max_items: int | None = None, block: bool = True, timeout: float | None = None
     ) -> list[T]:
         """Take what is there, waiting for the first; see :class:`sagequeue.protocol.Queue`."""
-        most = _most_of(max_items)
+        most = _batch_size(max_items)
         deadline = deadline_of(block, timeout)
         self._await_items(self._own.received, lambda s: self._receive(most, s), block, deadline)
         items: list[T] = []
@@ -224,7 +225,7 @@ class RayQueue(Closing, Generic[T]):
         timeout: float | None = None,
     ) -> list[RayLease[T]]:
         """Lease what is there, waiting for the first; see :meth:`claim` and :meth:`get_many`."""
-        most = _most_of(max_items)
+        most = _batch_size(max_items)
         deadline = deadline_of(block, timeout)
         claimed = self._own.claimed
         self._await_items(claimed, lambda s: self._claim(claimant, most, s), block, deadline)
@@ -490,11 +491,9 @@ def _initialised_ray() -> Any:
     return ray
 
 
-def _most_of(max_items: int | None) -> int:
-    """How many items a call may take at once."""
-    if max_items is not None and max_items < 1:
-        raise InvalidOption(f"max_items must be at least 1 or None, not {max_items!r}")
-    return min(max_items or BATCH, BATCH)
+def _batch_size(max_items: int | None) -> int:
+    """How many items a call takes at most."""
+    return BATCH if max_items is None else min(most_of(max_items), BATCH)
 
 
 def _left(deadline: float | None) -> float:

@@ -129,7 +129,7 @@ class HostedTask:
         finally:
             self._ended.set()
 
-    def obey(self, command: do.Command) -> None:
+    def take_command(self, command: do.Command) -> None:
         """Carry out a command of the handle."""
         if isinstance(command, do.ChangeRouter):
             self._changes.submit(self._change_router, command)

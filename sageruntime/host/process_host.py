@@ -260,14 +260,16 @@ def _run(uplink: _Uplink, control: socket.socket, driver: int, data: bytes) -> N
     except Exception as error:
         uplink.tell(told.StartFailed(error=error))
         return
-    obeying = threading.Thread(target=_obey, args=(task, control, driver), daemon=True)
-    obeying.start()
+    receiving = threading.Thread(
+        target=_receive_commands, args=(task, control, driver), daemon=True
+    )
+    receiving.start()
     threading.current_thread().name = task.name  # profiles tell threads by their names
     task.run()
     task.cleanup()
 
 
-def _obey(task: HostedTask, control: socket.socket, driver: int) -> None:
+def _receive_commands(task: HostedTask, control: socket.socket, driver: int) -> None:
     """Take commands, until the driver is gone: then nobody waits for what the operator does."""
     with suppress(OSError):
         frames = wire.FrameBuffer()
@@ -282,5 +284,5 @@ def _obey(task: HostedTask, control: socket.socket, driver: int) -> None:
             if not data:
                 break
             for frame in frames.feed(data):
-                task.obey(wire.decode_command(frame))
+                task.take_command(wire.decode_command(frame))
     os._exit(1)

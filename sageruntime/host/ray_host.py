@@ -74,6 +74,7 @@ class RayHost:
         self._process: psutil.Process | None = None
         self._unsent: list[bytes] = []
         self._follower: threading.Thread | None = None
+        self._has_ended = False
         self._is_closed = threading.Event()
 
     def start(self) -> None:
@@ -98,7 +99,7 @@ class RayHost:
         if self._actor is None:
             self._unsent.append(data)
         else:
-            self._actor.obey.remote(data)
+            self._actor.take_command.remote(data)
 
     def kill(self) -> None:
         if self._actor is not None:
@@ -109,13 +110,16 @@ class RayHost:
         self.kill()
 
     def wait(self) -> None:
-        """Wait until the actor's process is gone, if it shares memory. For any thread.
+        """Wait until the actor has given back its queues, and its process is gone if it shares
+        memory. For any thread.
 
-        The last one out of a queue removes it, which is to be done by this process.
+        The last one out of a queue removes it, which a process that is killed cannot do.
         """
-        self._is_closed.set()
         follower, self._follower = self._follower, None
         if follower is not None:
+            if self._has_ended:
+                follower.join(_END_SECONDS)
+            self._is_closed.set()
             self._loop.call(self.kill)
             follower.join()
             self._loop.call(self._forget)
@@ -135,7 +139,7 @@ class RayHost:
     def _adopt(self, actor: Any) -> None:
         self._actor = actor
         for data in self._unsent:
-            actor.obey.remote(data)
+            actor.take_command.remote(data)
         self._unsent.clear()
 
     def _place(self) -> dict[str, Any]:
@@ -160,12 +164,13 @@ class RayHost:
                 with suppress(psutil.NoSuchProcess):
                     self._process = psutil.Process(pid)
             actor.start.remote()  # only now: what it takes can be told from what others take
-            is_over = False
-            while not is_over and not self._is_closed.is_set():
+            while not self._has_ended and not self._is_closed.is_set():
                 for data in ray.get(actor.poll.remote(_POLL_SECONDS)):
                     event = wire.decode_event(data)
-                    is_over = is_over or isinstance(event, (told.Ended, told.StartFailed))
+                    self._has_ended |= isinstance(event, told.Ended | told.StartFailed)
                     self._loop.post(self._take, event)
+            with suppress(RayError):  # it is killed when it takes too long
+                ray.get(actor.join.remote())
         except GetTimeoutError:
             self._lose(TaskStartError(
                 f"{self.name}: Ray has found no place for its actor in {_START_SECONDS:.0f} s; "
@@ -207,6 +212,7 @@ class _TaskActor:
         self._received = 0
         logging.basicConfig(handlers=[RecordSender(self._log)], level=log_level, force=True)
         self._task: HostedTask | None = None
+        self._thread: threading.Thread | None = None
         self._started = threading.Event()
         try:
             made: Blueprint = cloudpickle.loads(blueprint)
@@ -221,8 +227,19 @@ class _TaskActor:
     def start(self) -> None:
         """Let the task run."""
         if self._task is not None:
-            threading.Thread(target=self._task.run, name=self._task.name, daemon=True).start()
+            self._thread = threading.Thread(target=self._run, name=self._task.name, daemon=True)
+            self._thread.start()
         self._started.set()
+
+    def _run(self) -> None:
+        assert self._task is not None
+        self._task.run()
+        self._task.cleanup()
+
+    def join(self) -> None:
+        """Wait until the task has ended and given back its queues."""
+        if self._thread is not None:
+            self._thread.join()
 
     def poll(self, seconds: float) -> list[bytes]:
         """The events that have come, waiting for the first. Those of the call before have come."""
@@ -239,11 +256,11 @@ class _TaskActor:
         return events
 
     @ray.method(concurrency_group="commands")  # one after the other
-    def obey(self, command: bytes) -> None:
+    def take_command(self, command: bytes) -> None:
         """Carry out a command, once the task has been started."""
         self._started.wait()
         if self._task is not None:
-            self._task.obey(wire.decode_command(command))
+            self._task.take_command(wire.decode_command(command))
 
     def _log(self, record: logging.LogRecord) -> None:
         self._tell(told.LogEmitted(record=record))

@@ -93,7 +93,7 @@ class Unbuildable(RoundRobin):
         return int, ("no number",)
 
 
-def test_a_command_that_cannot_be_obeyed(far_task_class: Any, tidy: Any) -> None:
+def test_a_command_that_cannot_be_carried_out(far_task_class: Any, tidy: Any) -> None:
     """Whether its task fails or goes on, the host does what it is told next."""
     task = tidy(far_task_class(TaskContext("command"), OperatorFactory(MapOperator, str)))
     queue = create_queue(scope="machine")
