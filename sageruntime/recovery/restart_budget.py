@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import deque
 
 from sageruntime.core.policies import RestartPolicy
 
@@ -13,13 +12,12 @@ class RestartBudget:
 
     def __init__(self, policy: RestartPolicy) -> None:
         self._policy = policy
-        self._restarts: deque[float] = deque()
+        self._restarts: list[float] = []
 
     def next_delay(self) -> float | None:
         """Seconds to wait before a restart that is due now; None when there have been too many."""
         policy, now = self._policy, time.monotonic()
-        while self._restarts and now - self._restarts[0] > policy.window:
-            self._restarts.popleft()
+        self._restarts = [at for at in self._restarts if now - at <= policy.window]
         earlier = len(self._restarts)
         if earlier >= policy.max_restarts:
             return None

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
-
 from sageruntime.communication.router import Barrier, PacketBatch
 from sageruntime.runner.inbox import Delivery
 
@@ -25,7 +23,7 @@ class Alignment:
         self._upstreams = upstreams
         self._limit = limit
         self._passed: set[str] = set()
-        self._held: deque[Delivery] = deque()
+        self._held: list[Delivery] = []
         self._newest = 0
         self.checkpoint: int | None = None
         """The checkpoint whose barriers are being collected."""
@@ -74,8 +72,7 @@ class Alignment:
 
     def release(self) -> list[Delivery]:
         """Stop waiting for barriers; returns what was held back, oldest first."""
-        held = list(self._held)
-        self._held.clear()
+        held, self._held = self._held, []
         self._passed.clear()
         self.held = 0
         self.checkpoint = None

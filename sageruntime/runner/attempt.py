@@ -122,9 +122,7 @@ class Attempt(ABC):
         self._mailbox = runner.mailbox
         self._router = runner.router
         self._metrics = runner.metrics
-        self._errors = runner.errors
         self._options = runner.options
-        self._coordinated = runner.coordinated
         self._snapshot_number: int | None = None
         self._is_dismissed = False
 
@@ -160,7 +158,7 @@ class Attempt(ABC):
             if isinstance(operator, SinkOperator):
                 result = self._call(operator.result)
             self._router.stop()
-            if self._coordinated:
+            if self.runner.coordinated:
                 self._tell(told.Completed, state=self._snapshot(FINAL_CHECKPOINT))
                 while not self._is_dismissed:
                     self._take_mails(None)
@@ -271,7 +269,7 @@ class Attempt(ABC):
         finally:
             self.leave()
             self._count_retries()
-            self._errors.summarise()
+            self.runner.errors.summarise()
             if self.runner.tracer is not None:
                 self.runner.tracer.close()
 

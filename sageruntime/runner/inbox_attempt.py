@@ -60,8 +60,7 @@ class InboxAttempt(Attempt):
         super().__init__(runner, operator, retries)
         self._inbox = inbox
         self._invoker = invoker
-        self._upstreams = runner.ctx.upstreams
-        self._alignment = Alignment(self._upstreams, self._options.queue_maxsize)
+        self._alignment = Alignment(runner.ctx.upstreams, self._options.queue_maxsize)
         self._senders_ended: set[str] = set()
         self._is_ended = False
         self._ready: deque[Delivery] = deque()
@@ -69,10 +68,9 @@ class InboxAttempt(Attempt):
         self._in_window = 0
         self._done: list[Delivery] = []
         self._flushed_at = 0.0
-        self._skip_list = runner.skip_list
-        self._skip_list.begin_attempt()
-        self._skipped = self._skip_list.skipped()
-        self._is_alone = self._coordinated and self._upstreams == 0
+        runner.skip_list.begin_attempt()
+        self._skipped = runner.skip_list.skipped()
+        self._is_alone = self.runner.coordinated and self.runner.ctx.upstreams == 0
         # First packets of batches that may come again, and that the state has in it already.
         self._known: set[int] = set()
         self._marked: list[Delivery] = []
@@ -141,14 +139,18 @@ class InboxAttempt(Attempt):
         begun = time.perf_counter()
         try:
             self._ready.extend(self._inbox.take(block=False))
-            self._metrics.decoding += time.perf_counter() - begun
         except Empty:
-            self._flush()  # before it waits, everything gathered is sent
-            self._wait()
-            if not self._ready:
-                self._give_up_overdue()
+            pass
         except ShutDown:
             self._is_ended = True
+            return
+        if self._ready:
+            self._metrics.decoding += time.perf_counter() - begun
+            return
+        self._flush()  # before it waits, everything gathered is sent
+        self._wait()
+        if not self._ready:
+            self._give_up_overdue()
 
     def _wait(self) -> None:
         """Wait for messages or a mail.
@@ -200,7 +202,7 @@ class InboxAttempt(Attempt):
                 self._go_on_with([*self._alignment.release(), delivery])
                 return
             self._done.append(delivery)
-            if self._coordinated:
+            if self.runner.coordinated:
                 self._alignment.note(message)
         elif self._alignment.checkpoint is not None and self._alignment.holds_back(message.sender):
             self._hold_back(delivery)
@@ -211,7 +213,7 @@ class InboxAttempt(Attempt):
         elif type(message) is StopSignal:
             self._done.append(delivery)
             self._senders_ended.add(message.sender)
-            self._is_ended = len(self._senders_ended) >= self._upstreams
+            self._is_ended = len(self._senders_ended) >= self.runner.ctx.upstreams
         if self._alignment.is_complete(self._senders_ended):
             self._pass_barrier()
 
@@ -258,7 +260,7 @@ class InboxAttempt(Attempt):
         if self._known and packets and packets[0].id in self._known:
             self._known.remove(packets[0].id)
             packets = []
-        if self._skip_list.is_pending:
+        if self.runner.skip_list.is_pending:
             packets = [packet for packet in packets if not self._skip(packet)]
         if not packets:
             self._done.append(delivery)
@@ -292,7 +294,7 @@ class InboxAttempt(Attempt):
         """One packet after the other, each named before: a process may have died over one."""
         self._await_window()
         for packet in packets:
-            self._tell(told.Attempting, packet=self._skip_list.name_of(packet))
+            self._tell(told.Attempting, packet=self.runner.skip_list.name_of(packet))
             one = PacketBatch(
                 [packet], batch.input_index, batch.sent_at, traceparent=batch.traceparent
             )
@@ -305,14 +307,14 @@ class InboxAttempt(Attempt):
 
     def _skip(self, packet: Packet) -> bool:
         """Whether a packet is left out, because a host hung or died over it before."""
-        name = self._skip_list.take_out(packet)
+        name = self.runner.skip_list.take_out(packet)
         if name is None:
             return False
-        why = self._skip_list.fatal_reason(name)
+        why = self.runner.skip_list.fatal_reason(name)
         if why is not None:
             error = TaskLost(f"packet {packet.id} is not given to the operator again: {why}")
-            self._errors.handle(packet, error)
-            self._skip_list.has_met_policy(name)
+            self.runner.errors.handle(packet, error)
+            self.runner.skip_list.has_met_policy(name)
             # with what was counted: the process may die over the next one
             self._tell(told.PolicyApplied, packet=name, status=self.runner.get_full_status())
         return True
@@ -329,7 +331,7 @@ class InboxAttempt(Attempt):
             self._hold_back(delivery)
             return
         for one in saved.undecodable:
-            self._errors.handle(None, one.error, raw=one.raw)
+            self.runner.errors.handle(None, one.error, raw=one.raw)
         batch = delivery.message = batch or PacketBatch([])
         delivery.error = None
         delivery.keep_original()
@@ -371,7 +373,7 @@ class InboxAttempt(Attempt):
             if isinstance(outcome, Exception):
                 failed += 1
                 if outcome is not _DEALT_WITH:
-                    self._errors.handle(packet, outcome)
+                    self.runner.errors.handle(packet, outcome)
             elif outcome:
                 results += outcome
         tracer = self.runner.tracer
@@ -401,14 +403,14 @@ class InboxAttempt(Attempt):
         for packet in packets:
             self._metrics.timeouts += 1
             try:
-                self._errors.handle(
+                self.runner.errors.handle(
                     packet, overdue(packet.id, self._options.processing_timeout or 0)
                 )
             except PacketError as error:
                 failure = error
-        names = [self._skip_list.name_of(packet) for packet in packets]
+        names = [self.runner.skip_list.name_of(packet) for packet in packets]
         self._tell(
-            told.Stuck, packets=names, error=failure, early=self._skip_list.is_pending,
+            told.Stuck, packets=names, error=failure, early=self.runner.skip_list.is_pending,
             status=self.runner.get_full_status(),
         )  # fmt: skip
         if failure is not None:
@@ -437,7 +439,7 @@ class InboxAttempt(Attempt):
         self._metrics.settle()
         self._count_retries()
         done, self._done = self._done, []
-        if not self._coordinated:
+        if not self.runner.coordinated:
             self._inbox.acknowledge(done)
         self._flushed_at = time.monotonic()
 
@@ -445,11 +447,11 @@ class InboxAttempt(Attempt):
         super()._on_checkpoint_completed()
         self._inbox.acknowledge(self._marked)
         self._marked = []
-        self._skip_list.settle(self._skipped)
+        self.runner.skip_list.settle(self._skipped)
         self.runner.cautious_for = max(0, self.runner.cautious_for - 1)
 
     def _get_state(self) -> Any:
-        self._skipped = self._skip_list.skipped()
+        self._skipped = self.runner.skip_list.skipped()
         state = super()._get_state()
         if not self._is_alone:
             return state

@@ -63,7 +63,7 @@ class SourceAttempt(Attempt):
             self._send_some()
         self._take_mails(0.0)
         self._router.flush()
-        if self._coordinated:
+        if self.runner.coordinated:
             self._tell(told.Exhausted)
             while not self._is_released:
                 self._send_some()

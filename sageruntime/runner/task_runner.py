@@ -153,9 +153,8 @@ class TaskRunner:
         self._restore: do.Restore | None = None
         self._deferred: list[ProcessPacket | Raise] = []
         self.state = TaskState.STARTING
-        retries = self.options.error_policy is ErrorPolicy.RETRY
-        self._retry = self.options.retry if retries else None
-        router.retry = self._retry
+        if self.options.error_policy is ErrorPolicy.RETRY:
+            router.retry = self.options.retry
         router.begin(spec.beginning.attempt)
         self.errors = ErrorHandler(
             self.ctx, self.options.final_error_policy, self.metrics, spec.dead_letters,
@@ -372,7 +371,7 @@ class TaskRunner:
         process: Process = operator.process
         if custom is not None:
             process = custom
-        retries = Retries(self._retry, self.router.cancelled.wait)
+        retries = Retries(self.router.retry, self.router.cancelled.wait)
         batch: ProcessBatch | None = None
         if custom is None and isinstance(operator, BatchOperator):
             batch = operator.process_batch

@@ -30,17 +30,19 @@ class Lifecycle:
     """
 
     def __init__(self, task: object, name: str, logger: logging.Logger) -> None:
+        self._task = task
         self._name = name
         self._logger = logger
         self._state = TaskState.CREATED
         self._ended = threading.Event()
+        self._adding = threading.Lock()
         self._watchers: list[Callable[[TaskState], object]] = []
-        self._dispatcher = _Dispatcher(task, name, logger)
+        self._dispatcher: _Dispatcher | None = None
 
     @property
     def state(self) -> TaskState:
         """The task's state; within a listener, the one that it is told of."""
-        told = self._dispatcher.told
+        told = None if self._dispatcher is None else self._dispatcher.told
         return self._state if told is None else told
 
     @property
@@ -50,6 +52,9 @@ class Lifecycle:
 
     def add_listener(self, listener: Listener) -> None:
         """Call ``listener(task)`` after each transition, in a thread for listeners."""
+        with self._adding:
+            if self._dispatcher is None:
+                self._dispatcher = _Dispatcher(self._task, self._name, self._logger)
         self._dispatcher.add(listener)
 
     def watch(self, watcher: Callable[[TaskState], object]) -> None:
@@ -59,7 +64,7 @@ class Lifecycle:
     def join(self, timeout: float | None) -> bool:
         """Wait until the task has ended and its listeners know; return whether it has ended."""
         ended = self._ended.wait(timeout)
-        if ended and timeout != 0.0:
+        if ended and timeout != 0.0 and self._dispatcher is not None:
             self._dispatcher.wait(_LISTENER_GRACE_SECONDS)
         return ended
 
@@ -69,7 +74,8 @@ class Lifecycle:
             return False
         self._state = state
         self._logger.debug("%s is %s", self._name, state.value)
-        self._dispatcher.tell(state)
+        if self._dispatcher is not None:
+            self._dispatcher.tell(state)
         if state.ended:
             self._ended.set()
         for watcher in self._watchers:
@@ -78,7 +84,7 @@ class Lifecycle:
 
 
 class _Dispatcher:
-    """The thread that calls listeners; it is started with the first of them."""
+    """The thread that calls listeners."""
 
     def __init__(self, task: object, name: str, logger: logging.Logger) -> None:
         self._task = task
@@ -86,9 +92,10 @@ class _Dispatcher:
         self._logger = logger
         self._listeners: list[Listener] = []
         self._transitions: SimpleQueue[TaskState] = SimpleQueue()
-        self._thread: threading.Thread | None = None
         self._told: TaskState | None = None
         self._has_told_all = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=f"{name}-listeners", daemon=True)
+        self._thread.start()
 
     @property
     def told(self) -> TaskState | None:
@@ -97,19 +104,13 @@ class _Dispatcher:
 
     def add(self, listener: Listener) -> None:
         self._listeners.append(listener)
-        if self._thread is None:
-            self._thread = threading.Thread(
-                target=self._run, name=f"{self._name}-listeners", daemon=True
-            )
-            self._thread.start()
 
     def tell(self, state: TaskState) -> None:
-        if self._thread is not None:
-            self._transitions.put(state)
+        self._transitions.put(state)
 
     def wait(self, timeout: float) -> None:
         """Wait until the listeners have been told of the last state."""
-        if self._thread is not None and self._thread is not threading.current_thread():
+        if self._thread is not threading.current_thread():
             self._has_told_all.wait(timeout)
 
     def _run(self) -> None:
