@@ -224,6 +224,12 @@ class Soak:
         time.sleep(seconds)
         self.report.oversleep = max(self.report.oversleep, time.monotonic() - before - seconds)
 
+    def _await_first_put(self) -> None:
+        """Wait until the workers are at work: before, there is nobody to be disturbed."""
+        until = time.monotonic() + PATIENCE_SECONDS
+        while _PUTS.unpack_from(self.puts)[1] == 0 and time.monotonic() < until:
+            time.sleep(0.001)
+
     def memory(self) -> int:
         """Bytes that this process and the queue's segment take."""
         segment = os.stat(f"/dev/shm/sagequeue-{self.queue.name}")
@@ -238,6 +244,7 @@ class Soak:
             self.start_producer()
         for _ in range(consumers):
             self.start_consumer()
+        self._await_first_put()
         memory = 0
         while (ahead := max(0, kills - report.kills) + stops - report.stops) > 0:
             self._sleep(chance.random() * 0.01)

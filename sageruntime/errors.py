@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import traceback
+
+import sagequeue
+
+# Where the code of neither a user nor a library of theirs is.
+_OURS = tuple(os.path.dirname(file) + os.sep for file in (__file__, sagequeue.__file__))
 
 
 class RuntimeTaskError(Exception):
@@ -134,6 +140,19 @@ def format_traceback(error: BaseException) -> str:
         raise
     except BaseException:  # an error in the chain whose text cannot be made
         return "".join(traceback.format_tb(error.__traceback__))
+
+
+def where_raised(error: BaseException) -> str:
+    """The file, line and function of the last frame of an error that is not of this project.
+
+    Empty when there is none.
+    """
+    place = ""
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        code = frame.f_code
+        if not code.co_filename.startswith(_OURS):
+            place = f"{code.co_filename}:{line} in {code.co_name}"
+    return place
 
 
 class RemoteError(RuntimeTaskError):

@@ -7,6 +7,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from sageruntime.context import Services, TaskContext
 from sageruntime.core.scope import Scope
 from sageruntime.dead_letters.collector import DeadLetterCollector
 from sageruntime.doctor import can_share_memory, require
-from sageruntime.errors import JobFailed, PacketError
+from sageruntime.errors import JobFailed, PacketError, TaskStateError, describe_error
 from sageruntime.factory.task_factory import TaskType, choose_codec, choose_scope, create_task
 from sageruntime.job_result import JobResult, StageSummary, summarize_progress, summarize_stage
 from sageruntime.metrics import JobMetrics, StageMetrics
@@ -149,9 +150,15 @@ class Job(Closing):
             return self._changed.wait_for(self._has_ended, timeout)
 
     def stop(self) -> None:
-        """End the sources; the job ends when what they have read is worked off."""
+        """End the sources; the job ends when what they have read is worked off.
+
+        A task that is paused goes on.
+        """
         for source in self.tasks[0]:
             source.stop(timeout=0)
+        for task in self._all_tasks():
+            with suppress(TaskStateError):  # it has ended
+                task.resume()
 
     def progress(self) -> list[StageSummary]:
         """What each stage has done so far, without latencies."""
@@ -340,7 +347,8 @@ class Job(Closing):
         tasks = [task for service in self.services.values() for task in service.tasks]
         tasks += self._all_tasks()
         failed = [task for task in tasks if task.state is TaskState.FAILED]
-        errors = [(task, task.get_report().error) for task in failed]
+        reports = [(task, task.get_report().error) for task in failed]
+        errors = [(task, error) for task, error in reports if error is not None]
         causes = [
             (task, error)
             for task, error in errors
@@ -348,7 +356,11 @@ class Job(Closing):
         ] or errors
         if causes:
             task, error = causes[0]
-            raise JobFailed(f"job {self.name} failed in {task.name}: {error}") from error
+            if isinstance(error, PacketError):  # which names the task
+                raise JobFailed(f"job {self.name}: {error}") from error
+            raise JobFailed(
+                f"job {self.name} failed in {task.name}: {describe_error(error)}"
+            ) from error
         if self._abandoned:
             raise JobFailed(f"job {self.name} was closed before its end")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
@@ -26,6 +26,10 @@ from sageruntime.job import Job
 from sageruntime.job_result import JobResult
 from sageruntime.observation import Observation, ObserveOptions
 from sageruntime.operator import (
+    AsyncFilterOperator,
+    AsyncFlatMapOperator,
+    AsyncFunctionSink,
+    AsyncMapOperator,
     BaseOperator,
     CollectSink,
     FilterOperator,
@@ -37,7 +41,9 @@ from sageruntime.operator import (
     SinkOperator,
     SourceOperator,
 )
+from sageruntime.operator.is_async import is_async
 from sageruntime.operator.operator_factory import OperatorFactory
+from sageruntime.operator.source import ReadOnce
 from sageruntime.plugins.plugin_factory import find_plugin
 from sageruntime.recovery import CheckpointOptions
 from sageruntime.service.options import ServiceKeywords
@@ -52,6 +58,14 @@ _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 # Options of a stage that are none of its tasks'.
 _STAGE_ONLY = ("name", "parallelism", "on")
+
+# What takes the place of each operator when its function is async.
+_AWAITS: dict[type[BaseOperator], type[BaseOperator]] = {
+    MapOperator: AsyncMapOperator,
+    FilterOperator: AsyncFilterOperator,
+    FlatMapOperator: AsyncFlatMapOperator,
+    FunctionSink: AsyncFunctionSink,
+}
 
 Operator = Callable[[Any], Any] | type[BaseOperator] | OperatorFactory
 """A function of the payload, an operator class, or a recipe for operators."""
@@ -117,14 +131,26 @@ class Pipeline:
         """Read the items of an iterable, or of what a function returns, or a source operator.
 
         Of several instances each takes its share: see
-        :class:`~sageruntime.operator.IterableSource`.
+        :class:`~sageruntime.operator.IterableSource`. An iterator or a file can be read only once,
+        by one instance: it is of no use for a second run, nor after a failure.
         """
         if self.stages:
             raise PipelineError(f"{self.name} has a source already: {self.stages[0].name}")
+        if isinstance(origin, Iterator):
+            if stage.get("parallelism", 1) != 1:
+                raise PipelineError(
+                    f"{self.name}: {origin!r} can be read only once, and each instance of a source "
+                    "reads all of it; pass a function that returns a new one, or a list"
+                )
+            origin = ReadOnce(origin)
         return self._add("source", _make_factory(origin, IterableSource, SourceOperator), stage)
 
     def map(self, operator: Operator, **stage: Unpack[StageOptions]) -> Self:
-        """One result for each payload; or any operator that is neither source nor sink."""
+        """One result for each payload; or any operator that is neither source nor sink.
+
+        The functions of ``map``, ``filter``, ``flat_map`` and ``sink`` may be ``async``: then up to
+        ``max_concurrency`` payloads are worked on at a time, and results keep their order.
+        """
         return self._add("map", _make_factory(operator, MapOperator), stage)
 
     def filter(self, operator: Operator, **stage: Unpack[StageOptions]) -> Self:
@@ -152,8 +178,8 @@ class Pipeline:
             fails_over: whether keys may move to other instances when one has ended.
             stage: the options of a stage.
         """
-        if not callable(function):
-            raise PipelineError(f"key_by takes a function of the payload, not {function!r}")
+        if not callable(function) or is_async(function):
+            raise PipelineError(f"key_by takes a plain function of the payload, not {function!r}")
         if stage:
             self._add("key_by", _make_factory(function, KeyByOperator), stage)
         return self._set_partitioner(partial(KeyHash, None if stage else function, fails_over))
@@ -179,11 +205,12 @@ class Pipeline:
                 instances and returns the index of one.
         """
         if isinstance(partitioner, type) or not (
-            isinstance(partitioner, Partitioner) or callable(partitioner)
+            isinstance(partitioner, Partitioner)
+            or (callable(partitioner) and not is_async(partitioner))
         ):
             raise PipelineError(
-                f"partition_by takes a function (packet, instances) -> index or a Partitioner, "
-                f"which has split() and fails_over; not {partitioner!r}"
+                "partition_by takes a plain function (packet, instances) -> index, or a "
+                f"Partitioner, which has split() and fails_over; not {partitioner!r}"
             )
         if isinstance(partitioner, Partitioner):
             return self._set_partitioner(partial(deepcopy, partitioner))
@@ -365,6 +392,13 @@ def _make_factory(
         raise PipelineError(
             f"{operator!r} is no operator; pass a function, an operator class or an OperatorFactory"
         )
+    if is_async(operator):
+        if for_functions not in _AWAITS:
+            raise PipelineError(
+                f"{operator!r} is async, and a source or key_by takes a plain function; an async "
+                "map or flat_map behind a source can await"
+            )
+        for_functions = _AWAITS[for_functions]
     return OperatorFactory(for_functions, operator)
 
 

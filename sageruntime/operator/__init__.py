@@ -1,5 +1,11 @@
 """What tasks do with packets: sources, transformations and sinks."""
 
+from sageruntime.operator.async_functions import (
+    AsyncFilterOperator,
+    AsyncFlatMapOperator,
+    AsyncFunctionSink,
+    AsyncMapOperator,
+)
 from sageruntime.operator.base_operator import BaseOperator, BatchOperator
 from sageruntime.operator.count import CountByKey
 from sageruntime.operator.functions import (
@@ -14,6 +20,10 @@ from sageruntime.operator.sqlite_sink import SqliteSink
 
 __all__ = [
     "IDLE",
+    "AsyncFilterOperator",
+    "AsyncFlatMapOperator",
+    "AsyncFunctionSink",
+    "AsyncMapOperator",
     "BaseOperator",
     "BatchOperator",
     "CollectSink",

@@ -7,6 +7,7 @@ from typing import Any
 
 from sageruntime.communication.router import Packet
 from sageruntime.operator.base_operator import BaseOperator
+from sageruntime.operator.is_async import check_plain
 from sageruntime.operator.results import Results
 
 
@@ -14,6 +15,7 @@ class MapOperator(BaseOperator):
     """Replaces each payload by ``function(payload)``; the key stays."""
 
     def __init__(self, function: Callable[[Any], Any]) -> None:
+        check_plain(self, function)
         self.function = function
 
     def process(self, packet: Packet) -> Results:
@@ -25,6 +27,7 @@ class FilterOperator(BaseOperator):
     """Passes on the packets whose payload makes ``function`` true."""
 
     def __init__(self, function: Callable[[Any], Any]) -> None:
+        check_plain(self, function)
         self.function = function
 
     def process(self, packet: Packet) -> Results:
@@ -35,6 +38,7 @@ class FlatMapOperator(BaseOperator):
     """Makes a packet of every item of ``function(payload)``; the key stays."""
 
     def __init__(self, function: Callable[[Any], Iterable[Any]]) -> None:
+        check_plain(self, function)
         self.function = function
 
     def process(self, packet: Packet) -> Results:
@@ -50,6 +54,7 @@ class KeyByOperator(BaseOperator):
     """
 
     def __init__(self, function: Callable[[Any], Any]) -> None:
+        check_plain(self, function)
         self.function = function
 
     def process(self, packet: Packet) -> Results:

@@ -7,6 +7,7 @@ from typing import Any
 
 from sageruntime.communication.router import Packet
 from sageruntime.operator.base_operator import BaseOperator
+from sageruntime.operator.is_async import check_plain
 from sageruntime.operator.results import Results
 
 
@@ -22,6 +23,7 @@ class FunctionSink(SinkOperator):
     """Calls ``function(payload)`` for each packet."""
 
     def __init__(self, function: Callable[[Any], Any]) -> None:
+        check_plain(self, function)
         self.function = function
 
     def process(self, packet: Packet) -> Results:

@@ -49,6 +49,24 @@ class SourceOperator(BaseOperator):
         raise OperatorError("a source takes no packets; connect them to the stage after it")
 
 
+class ReadOnce:
+    """An iterator that says so when it is to be read again, instead of being empty."""
+
+    def __init__(self, iterator: Iterator[Any]) -> None:
+        self._iterator = iterator
+        self._was_read = False
+
+    def __iter__(self) -> Iterator[Any]:
+        if self._was_read:
+            raise OperatorError(
+                f"the source {self._iterator!r} was read before, by an earlier run or before a "
+                "failure, and cannot be read again; pass a function that returns a new one, or a "
+                "list"
+            )
+        self._was_read = True
+        return self._iterator
+
+
 class IterableSource(SourceOperator):
     """Yields the items of an iterable; of several instances, each takes every n-th.
 

@@ -17,6 +17,7 @@ from sageruntime.errors import (
     TaskCancelled,
     describe_error,
     format_traceback,
+    where_raised,
 )
 from sageruntime.metrics import TaskMetrics
 
@@ -97,8 +98,9 @@ class ErrorHandler:
             self._on_error(self._ctx, packet, error)
         which = f"packet {packet.id}" if packet is not None else "a packet that cannot be decoded"
         if self._policy is ErrorPolicy.FAIL:
+            place = where_raised(error)
             raise PacketError(
-                f"{self._ctx.name} failed on {which}: {text}",
+                f"{self._ctx.name} failed on {which}: {text}" + (place and f" ({place})"),
                 None if packet is None else packet.id,
             ) from error
         if self._seen[kind] == 1:

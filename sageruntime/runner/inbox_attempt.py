@@ -15,7 +15,7 @@ from sageruntime.communication.router import (
     StopSignal,
 )
 from sageruntime.core.futures import settle
-from sageruntime.errors import PacketError, TaskLost
+from sageruntime.errors import PacketError, ProcessingTimeout, TaskLost
 from sageruntime.errors import processing_timeout as overdue
 from sageruntime.operator import BaseOperator
 from sageruntime.runner import commands as do
@@ -372,6 +372,7 @@ class InboxAttempt(Attempt):
         for packet, outcome in zip(pending.packets, pending.outcomes):
             if isinstance(outcome, Exception):
                 failed += 1
+                self._metrics.timeouts += isinstance(outcome, ProcessingTimeout)
                 if outcome is not _DEALT_WITH:
                     self.runner.errors.handle(packet, outcome)
             elif outcome:
