@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
 import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,6 +72,8 @@ class Job(Closing):
         self._restart = restart or RestartPolicy()
         self._checkpoint = checkpoint
         self._coordinator: Coordinator | None = None
+        self._pid = os.getpid()
+        self._is_closing = False
         self.stages = list(stages)
         self._ray_options = dict(ray_options or {})
         self._observation = observation or Observation()
@@ -215,9 +219,15 @@ class Job(Closing):
         )
 
     def close(self) -> None:
-        """Give back everything; a job that has not ended is abandoned."""
+        """Give back everything; a job that has not ended is abandoned.
+
+        In a forked child of the job's process it does nothing.
+        """
+        if os.getpid() != self._pid:
+            return
         tasks = self._all_tasks()
         self._abandoned = self._abandoned or any(not task.state.ended for task in tasks)
+        self._is_closing = True
         if self._coordinator is not None:
             self._coordinator.stop()
         deadline = time.monotonic() + _GRACE_SECONDS
@@ -311,7 +321,7 @@ class Job(Closing):
             plugins=self._plugins,
             **options,
         )
-        task.watch(self._on_state_change)
+        task.watch(partial(self._on_task_state, position, task))
         return task
 
     def _choose_scope(self, *types: TaskType) -> Scope:
@@ -338,6 +348,16 @@ class Job(Closing):
         keyed = {f"{task.ctx.stage}/{task.ctx.index}": task for task in self._all_tasks()}
         sources = [f"{task.ctx.stage}/{task.ctx.index}" for task in self.tasks[0]]
         self._coordinator.adopt(keyed, sources)
+
+    def _on_task_state(self, position: int, task: BaseTask, state: TaskState) -> None:
+        """A task has changed its state; called in the driver's loop."""
+        if state is TaskState.STOPPED and task.is_cancelled and not self._is_closing:
+            if self._coordinator is not None:
+                self._coordinator.on_stopped(task)
+            for receivers in self.tasks[position + 1 : position + 2]:
+                for receiver in receivers:
+                    receiver.sender_ended(task.name)
+        self._on_state_change(state)
 
     def _on_state_change(self, state: TaskState) -> None:
         with self._changed:

@@ -67,6 +67,12 @@ def work_for(task: str, stage: str) -> None:
     _working_for.set((task, stage))
 
 
+def works_for() -> str | None:
+    """The task that this thread works for, if any."""
+    task = _working_for.get()
+    return None if task is None else task[0]
+
+
 class RecordSender(logging.Handler):
     """Sends records to another process, where :func:`relay` takes them up.
 

@@ -1,4 +1,4 @@
-"""Futures: what a function returned or raised, for a thread that waits for it."""
+"""Futures: what a function returned or raised, for somebody who waits for it elsewhere."""
 
 from __future__ import annotations
 
@@ -15,3 +15,12 @@ def settle(future: Future[T], function: Callable[[], T]) -> None:
         future.set_result(function())
     except BaseException as error:
         future.set_exception(error)
+
+
+def as_exception(error: BaseException) -> Exception:
+    """An error for where it must end neither a thread nor a loop, as ``SystemExit`` would."""
+    if isinstance(error, Exception):
+        return error
+    wrapped = RuntimeError(f"{type(error).__name__}: {error}")
+    wrapped.__cause__ = error
+    return wrapped

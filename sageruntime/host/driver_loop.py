@@ -11,7 +11,8 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
 
-from sageruntime.core.futures import settle
+from sageruntime.core.futures import as_exception, settle
+from sageruntime.errors import TaskStateError
 
 T = TypeVar("T")
 
@@ -26,6 +27,7 @@ class DriverLoop:
     """
 
     def __init__(self) -> None:
+        self._pid = os.getpid()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="sageruntime-driver", daemon=True)
         self._elsewhere = ThreadPoolExecutor(8, thread_name_prefix="sageruntime-driver")
@@ -42,7 +44,16 @@ class DriverLoop:
         return self._loop
 
     def call(self, function: Callable[..., T], *arguments: Any) -> T:
-        """What a function returns or raises, called in the loop; waits for it."""
+        """What a function returns or raises, called in the loop; waits for it.
+
+        Raises:
+            TaskStateError: this is a forked child of the process that the loop runs in.
+        """
+        if os.getpid() != self._pid:
+            raise TaskStateError(
+                f"this belongs to process {self._pid}, which has forked process {os.getpid()}; "
+                "use it there"
+            )
         if self.is_current:
             return function(*arguments)
         future: Future[T] = Future()
@@ -78,8 +89,8 @@ class DriverLoop:
         def run() -> None:
             try:
                 result = function()
-            except Exception as error:
-                self.post(on_error, error)
+            except BaseException as error:
+                self.post(on_error, as_exception(error))
             else:
                 self.post(then, result)
 

@@ -12,6 +12,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from multiprocessing import resource_tracker
 from multiprocessing.context import ForkServerProcess
 
 import cloudpickle
@@ -34,6 +35,10 @@ _EXIT_SECONDS = 5.0
 
 _CHUNK = 1 << 16
 
+# Held to start a process and to take the exit code of one: to start one, multiprocessing asks for
+# the codes of all, and a code can be read only once.
+_exit_codes = threading.Lock()
+
 
 class ProcessHost:
     """See :class:`~sageruntime.host.host.Host`.
@@ -55,6 +60,7 @@ class ProcessHost:
         self._loop = loop
         self._receive = receive
         self._process: ForkServerProcess | None = None
+        self._pid: int | None = None
         self._socket: socket.socket | None = None
         self._transport: asyncio.Transport | None = None
         self._unsent: list[bytes] = []
@@ -68,8 +74,7 @@ class ProcessHost:
     @property
     def pid(self) -> int | None:
         """The process's id, once there is one."""
-        process = self._process
-        return None if process is None else process.pid
+        return self._pid
 
     def start(self) -> None:
         server = multiprocessing.get_context("forkserver")
@@ -81,7 +86,8 @@ class ProcessHost:
             daemon=True,
         )  # fmt: skip
         try:
-            with _sigint_blocked():
+            resource_tracker.ensure_running()  # it is started first, and would unblock SIGINT
+            with _exit_codes, _sigint_blocked():
                 process.start()
         except Exception as error:
             near.close()
@@ -101,7 +107,8 @@ class ProcessHost:
     def kill(self) -> None:
         self._is_killed = True
         if self._process is not None and not self._exited.is_set():
-            self._process.kill()
+            with suppress(ValueError):  # it has just exited
+                self._process.kill()
 
     def close(self) -> None:
         if self._transport is not None:
@@ -118,7 +125,7 @@ class ProcessHost:
     # In the loop.
 
     def _follow(self, process: ForkServerProcess, near: socket.socket) -> None:
-        self._process, self._socket = process, near
+        self._process, self._socket, self._pid = process, near, process.pid
         self._loop.asyncio_loop.add_reader(process.sentinel, self._on_exit)
         near.setblocking(False)
         self._loop.asyncio_loop.create_task(self._connect(near))
@@ -154,11 +161,22 @@ class ProcessHost:
         self._tell_loss()
 
     def _on_exit(self) -> None:
+        assert self._process is not None
+        self._loop.asyncio_loop.remove_reader(self._process.sentinel)
+        self._loop.run_elsewhere(self._reap, self._on_reaped, self._on_reaped)
+
+    def _reap(self) -> int | None:
+        """Take the exit code, in another thread than the loop's: a process may be being started."""
         process = self._process
         assert process is not None
-        self._loop.asyncio_loop.remove_reader(process.sentinel)
-        process.join()
-        self._exit_code = process.exitcode
+        with _exit_codes:
+            process.join()
+            code = process.exitcode
+            process.close()
+        return code
+
+    def _on_reaped(self, code: int | Exception | None) -> None:
+        self._exit_code = code if isinstance(code, int) else None
         self._exited.set()
         if self._transport is not None and self._is_connected:
             # what it sent before it died has been received first, if it was sent at all

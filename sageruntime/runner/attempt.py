@@ -76,6 +76,7 @@ class AttemptOwner(Protocol):
     Attributes:
         is_paused: whether nothing more is to be processed.
         is_draining: whether the input is to end with what waits in it.
+        senders_ended: tasks upstream that have ended and do not announce it.
         cautious_for: for how many checkpoints packets are processed one by one, because a process
             has died.
     """
@@ -93,6 +94,7 @@ class AttemptOwner(Protocol):
     tracer: BatchTracer | None
     is_paused: bool
     is_draining: bool
+    senders_ended: set[str]
     cautious_for: int
 
     def note(self, command: do.Command) -> None:

@@ -67,6 +67,16 @@ class Release(Command, frozen=True):
     """Let a source that has been read to its end finish."""
 
 
+class SenderEnded(Command, frozen=True):
+    """A task upstream was stopped without draining, and does not announce its end.
+
+    Attributes:
+        sender: its name.
+    """
+
+    sender: str
+
+
 class Dismiss(Command, frozen=True):
     """Let a task that has completed end."""
 
@@ -94,6 +104,7 @@ AnyCommand = (
     | CheckpointCompleted
     | Release
     | Dismiss
+    | SenderEnded
     | ChangeRouter
 )
 """What travels to a runner."""

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from sageruntime.communication.router import Packet
+from sageruntime.core.futures import as_exception
 from sageruntime.errors import OperatorError, processing_timeout
 from sageruntime.metrics import ThreadCounts
 from sageruntime.operator.results import iterate_results
@@ -60,8 +61,11 @@ class CoroutineInvoker(ConcurrentInvoker):
 
     def call(self, function: Callable[[], Any]) -> Any:
         async def called() -> Any:
-            result = function()
-            return await result if inspect.isawaitable(result) else result
+            try:
+                result = function()
+                return await result if inspect.isawaitable(result) else result
+            except (SystemExit, KeyboardInterrupt) as error:  # which end an event loop
+                raise as_exception(error) from error
 
         return asyncio.run_coroutine_threadsafe(called(), self._loop).result()
 
@@ -118,7 +122,10 @@ class CoroutineInvoker(ConcurrentInvoker):
         while True:
             try:
                 return await self._results(packet)
-            except Exception as error:
+            except asyncio.CancelledError:
+                raise
+            except BaseException as raised:
+                error = as_exception(raised)
                 failures += 1
                 if policy is None or failures >= policy.attempts:
                     return error
@@ -127,7 +134,7 @@ class CoroutineInvoker(ConcurrentInvoker):
             self._calls.retries.count += 1
 
     async def _results(self, packet: Packet) -> list[Packet]:
-        call = asyncio.ensure_future(self._calls.process(packet))
+        call = asyncio.ensure_future(self._process(packet))
         try:
             done, _ = await asyncio.wait((call,), timeout=self._timeout)
         except asyncio.CancelledError:
@@ -143,6 +150,12 @@ class CoroutineInvoker(ConcurrentInvoker):
                 "something that it awaited, was cancelled"
             )
         return list(iterate_results(call.result(), self._calls.operator))
+
+    async def _process(self, packet: Packet) -> Any:
+        try:
+            return await self._calls.process(packet)
+        except (SystemExit, KeyboardInterrupt) as error:  # which end an event loop
+            raise as_exception(error) from error
 
     async def _cancel_all(self) -> None:
         running = list(self._running)

@@ -141,9 +141,9 @@ class KeepingInbox(Inbox):
     def acknowledge(self, deliveries: Iterable[Delivery]) -> None:
         # the end of a sender stays announced, for a next attempt waits for it
         done = [d for d in deliveries if type(d.message) is not StopSignal]
-        for delivery in done:
-            self._unacknowledged.pop(delivery.number, None)
-        self._release(done)
+        # one that was not taken from here has no lease
+        known = [d for d in done if self._unacknowledged.pop(d.number, None) is not None]
+        self._release(known)
 
     def unacknowledged(self) -> list[Delivery]:
         return list(self._unacknowledged.values())

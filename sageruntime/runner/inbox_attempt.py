@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future
+from functools import partial
 from typing import Any
 
 from sagequeue.errors import Empty, ShutDown
@@ -15,7 +17,14 @@ from sageruntime.communication.router import (
     StopSignal,
 )
 from sageruntime.core.futures import settle
-from sageruntime.errors import PacketError, ProcessingTimeout, TaskLost
+from sageruntime.errors import (
+    PacketError,
+    ProcessingTimeout,
+    TaskCancelled,
+    TaskHalted,
+    TaskLost,
+    TaskStateError,
+)
 from sageruntime.errors import processing_timeout as overdue
 from sageruntime.operator import BaseOperator
 from sageruntime.runner import commands as do
@@ -61,7 +70,7 @@ class InboxAttempt(Attempt):
         self._inbox = inbox
         self._invoker = invoker
         self._alignment = Alignment(runner.ctx.upstreams, self._options.queue_maxsize)
-        self._senders_ended: set[str] = set()
+        self._senders_ended = set(runner.senders_ended)
         self._is_ended = False
         self._ready: deque[Delivery] = deque()
         self._window: deque[Pending] = deque()
@@ -88,6 +97,9 @@ class InboxAttempt(Attempt):
             self._begin_checkpoint(command.checkpoint)
         elif isinstance(command, do.AbortCheckpoint):
             self._go_on_with(self._alignment.abort(command.checkpoint))
+        elif isinstance(command, do.SenderEnded):
+            self._senders_ended.add(command.sender)
+            self._shut_down_when_all_have_ended()
         else:
             super().carry_out(command)
 
@@ -96,11 +108,30 @@ class InboxAttempt(Attempt):
         return self._alignment.held
 
     def process(self, packet: Packet) -> None:
-        """Process one packet and send the results."""
+        """Process one packet and send the results, in a task that does not run."""
         batch = PacketBatch([packet], packet.input_index)
         self._process(Delivery(batch), batch)
         self._await_window()
         self._router.flush()
+
+    def _process_for(self, mail: ProcessPacket) -> None:
+        """Process one packet for somebody who waits for it, and to whom its error is told."""
+        packet = mail.packet
+        batch = PacketBatch([packet], packet.input_index)
+        if isinstance(self._invoker, ConcurrentInvoker):
+            self._submit(self._invoker, Delivery(batch), [packet], mail.done)
+            return
+        invoker = self._invoker
+        self._settle_for(mail.done, lambda: self._process_directly(invoker, batch, [packet]))
+
+    def _settle_for(self, done: Future[None], work: Callable[[], None]) -> None:
+        def send_too() -> None:
+            work()
+            self._router.flush()
+
+        settle(done, send_too)
+        if isinstance(error := done.exception(), (TaskCancelled, TaskHalted)):
+            raise error
 
     def _process_input(self) -> None:
         interval = self._options.flush_interval
@@ -108,6 +139,7 @@ class InboxAttempt(Attempt):
         self._flushed_at = time.monotonic()
         if self.runner.is_draining:
             self._inbox.queue.shutdown()
+        self._shut_down_when_all_have_ended()
         while not self._is_ended:
             if not no_mail():
                 self._take_mails(0.0)
@@ -127,6 +159,11 @@ class InboxAttempt(Attempt):
                 self._take()
         self._await_window()
         self._flush()
+
+    def _shut_down_when_all_have_ended(self) -> None:
+        """End the input with what waits in it, when it is known that no sender goes on."""
+        if self._senders_ended and len(self._senders_ended) >= self.runner.ctx.upstreams:
+            self._inbox.queue.shutdown()
 
     def _is_window_full(self) -> bool:
         """Whether nothing more may be taken, until some of what is being processed is done."""
@@ -149,8 +186,7 @@ class InboxAttempt(Attempt):
             return
         self._flush()  # before it waits, everything gathered is sent
         self._wait()
-        if not self._ready:
-            self._give_up_overdue()
+        self._give_up_overdue()
 
     def _wait(self) -> None:
         """Wait for messages or a mail.
@@ -340,9 +376,13 @@ class InboxAttempt(Attempt):
     # Concurrent processing.
 
     def _submit(
-        self, invoker: ConcurrentInvoker, delivery: Delivery, packets: list[Packet]
+        self,
+        invoker: ConcurrentInvoker,
+        delivery: Delivery,
+        packets: list[Packet],
+        waiter: Future[None] | None = None,
     ) -> None:
-        pending = Pending(delivery, packets)
+        pending = Pending(delivery, packets, waiter)
         self._window.append(pending)
         self._in_window += len(packets)
         invoker.submit(pending)
@@ -352,7 +392,7 @@ class InboxAttempt(Attempt):
             if not mail.work.is_given_up:
                 self._settle(mail.work)
         elif isinstance(mail, ProcessPacket):
-            settle(mail.done, lambda: self.process(mail.packet))
+            self._process_for(mail)
         else:
             super()._receive(mail)
 
@@ -362,7 +402,10 @@ class InboxAttempt(Attempt):
         while self._window and self._window[0].left == 0:
             pending = self._window.popleft()
             self._in_window -= len(pending.packets)
-            self._finish_pending(pending)
+            if pending.waiter is None:
+                self._finish_pending(pending)
+            else:
+                self._settle_for(pending.waiter, partial(self._finish_pending, pending))
 
     def _finish_pending(self, pending: Pending) -> None:
         batch = pending.delivery.message
@@ -432,6 +475,11 @@ class InboxAttempt(Attempt):
     def leave(self) -> None:
         if isinstance(self._invoker, ConcurrentInvoker):
             self._invoker.close()
+        for pending in self._window:
+            if pending.waiter is not None:
+                pending.waiter.set_exception(
+                    TaskStateError(f"{self.runner.name} left off before it had processed a packet")
+                )
 
     # What is acknowledged.
 
@@ -445,6 +493,8 @@ class InboxAttempt(Attempt):
         self._flushed_at = time.monotonic()
 
     def _on_checkpoint_completed(self) -> None:
+        if self._tick is not None:
+            self._await_window()  # the operator may hang, and then its thread takes no call
         super()._on_checkpoint_completed()
         self._inbox.acknowledge(self._marked)
         self._marked = []

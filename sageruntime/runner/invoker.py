@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any, TypeVar
 
 from sageruntime.communication.router import Packet
@@ -220,11 +221,15 @@ class Pending:
         packets: its packets.
         outcomes: theirs, as far as they are known.
         left: how many are not.
+        waiter: somebody who waits for it, and to whom its error is told.
     """
 
-    __slots__ = ("delivery", "entered_at", "left", "outcomes", "packets")
+    __slots__ = ("delivery", "entered_at", "left", "outcomes", "packets", "waiter")
 
-    def __init__(self, delivery: Any, packets: list[Packet]) -> None:
+    def __init__(
+        self, delivery: Any, packets: list[Packet], waiter: Future[None] | None = None
+    ) -> None:
+        self.waiter = waiter
         self.delivery = delivery
         self.packets = packets
         self.entered_at = packets[0].timestamp

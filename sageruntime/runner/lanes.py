@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from queue import SimpleQueue
 from typing import Any, NamedTuple
 
-from sageruntime.core.futures import settle
+from sageruntime.core.futures import as_exception, settle
 from sageruntime.metrics import ThreadCounts
 from sageruntime.runner.invoker import (
     ConcurrentInvoker,
@@ -57,7 +57,7 @@ class _Lane:
             try:
                 task.outcomes = self._calls(task.packets)
             except BaseException as error:  # SystemExit, or an exception of a test's
-                task.outcomes = [_as_exception(error)] * len(task.packets)
+                task.outcomes = [as_exception(error)] * len(task.packets)
             counts.processed += sum(not isinstance(one, Exception) for one in task.outcomes)
             self.current = None
             self._done(task)
@@ -146,11 +146,3 @@ class LaneInvoker(ConcurrentInvoker):
             lane.tasks.put(None)
         for lane in self._lanes:
             lane.thread.join()
-
-
-def _as_exception(error: BaseException) -> Exception:
-    if isinstance(error, Exception):
-        return error
-    wrapped = RuntimeError(f"{type(error).__name__}: {error}")
-    wrapped.__cause__ = error
-    return wrapped

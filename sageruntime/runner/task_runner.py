@@ -81,6 +81,7 @@ class TaskSpec:
             being named first, because a host of this task has died.
         beginning: what the first attempt begins with.
         is_paused: whether it begins paused.
+        senders_ended: tasks upstream that were stopped without draining.
     """
 
     ctx: TaskContext
@@ -95,6 +96,7 @@ class TaskSpec:
     cautious_for: int = 0
     beginning: do.Restore = field(default_factory=lambda: do.Restore(0))
     is_paused: bool = False
+    senders_ended: set[str] = field(default_factory=set)
 
 
 class TaskRunner:
@@ -142,6 +144,7 @@ class TaskRunner:
         self.mailbox: Mailbox[Mail] = Mailbox()
         self.is_paused = spec.is_paused
         self.is_draining = False
+        self.senders_ended = spec.senders_ended
         self._host = host
         self._keeps = keeps
         self._task = task
@@ -235,6 +238,8 @@ class TaskRunner:
             self._is_cancelled = self._is_cancelled or not command.drain
             if command.drain:
                 self._set_state(TaskState.DRAINING)
+        elif isinstance(command, do.SenderEnded):
+            self.senders_ended.add(command.sender)
         elif isinstance(command, do.Restore):
             self._restore = command
 

@@ -24,6 +24,7 @@ from sageruntime.host.blueprint import Blueprint
 from sageruntime.host.driver_loop import driver_loop
 from sageruntime.host.host import Host
 from sageruntime.host.thread_host import ThreadHost
+from sageruntime.logs import works_for
 from sageruntime.metrics import MetricsSnapshot, Monitor
 from sageruntime.operator import BaseOperator
 from sageruntime.operator.operator_factory import OperatorFactory
@@ -114,7 +115,8 @@ class BaseTask:
                 name=self.ctx.name,
                 maxsize=slots,
                 scope=queue_scope or self.default_scope,
-                capacity=2 * slots + _SPARE_SLOTS,
+                # the ends that senders have announced stay claimed
+                capacity=2 * (slots + self.ctx.upstreams) + _SPARE_SLOTS,
                 codec=queue_codec,
             )
         self.input_buffer: Queue[Message] = input_buffer
@@ -274,13 +276,14 @@ class BaseTask:
         Args:
             drain: work off what waits in the input queue and send the last results; otherwise
                 stop after the packet in hand.
-            timeout: seconds to wait at most; 0 only asks.
+            timeout: seconds to wait at most; 0 only asks. The task's own operator does not wait:
+                the task ends when it has returned.
 
         Returns:
             Whether the task has ended.
         """
         self._loop.call(self._control.stop, drain)
-        return self.join(timeout)
+        return self.join(0 if works_for() == self.name else timeout)
 
     def pause(self) -> None:
         """Process nothing more, after the packets in hand, until :meth:`resume`.
@@ -459,6 +462,15 @@ class BaseTask:
     def dismiss(self) -> None:
         """Let a task that has completed end."""
         self._loop.call(self._control.send, do.Dismiss())
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether the task was stopped without draining; then it does not announce its end."""
+        return self._control.is_cancelled
+
+    def sender_ended(self, sender: str) -> None:
+        """A task upstream has ended and does not announce it: wait for it no longer."""
+        self._loop.call(self._control.sender_ended, sender)
 
     def kill_host(self) -> None:
         """Kill the process that hosts the task; its thread, if that is all, goes on."""

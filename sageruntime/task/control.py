@@ -57,6 +57,7 @@ class TaskControl:
         counted: what hosts that have died had counted.
         measured: what was measured of them.
         waits_for_restore: whether it has left off, and waits for its next attempt.
+        is_cancelled: whether it was stopped without draining.
     """
 
     def __init__(
@@ -86,7 +87,7 @@ class TaskControl:
         self._loop = loop
         self._budget = RestartBudget(spec.options.restart)
         self._is_draining = False
-        self._is_cancelled = False
+        self.is_cancelled = False
         self._is_finished = False
         self._timer: asyncio.TimerHandle | None = None
         self._skip_list = spec.skip_list
@@ -123,8 +124,8 @@ class TaskControl:
             return
         self.is_paused = False
         self._is_draining = self._is_draining or drain
-        self._is_cancelled = self._is_cancelled or not drain
-        if self._is_cancelled:
+        self.is_cancelled = self.is_cancelled or not drain
+        if self.is_cancelled:
             self._cancel_timer()
             if self.waits_for_restore and self.host is None:
                 self._end(TaskState.STOPPED)
@@ -140,6 +141,10 @@ class TaskControl:
             raise TaskStateError(f"{self.name} is {state.value} and cannot be {what}")
         self.is_paused = paused
         self.send(do.Pause() if paused else do.Resume())
+
+    def sender_ended(self, sender: str) -> None:
+        self.spec.senders_ended.add(sender)
+        self.send(do.SenderEnded(sender))
 
     def send(self, command: do.Command) -> None:
         if self.host is not None:
@@ -205,7 +210,7 @@ class TaskControl:
         """An attempt has failed: what follows is up to the supervisor or the restart policy."""
         self.waits_for_restore = True
         self.error = error
-        if self._is_cancelled:
+        if self.is_cancelled:
             self.send(do.Stop(drain=False))
             if self.host is None:
                 self._end(TaskState.STOPPED)
@@ -246,8 +251,8 @@ class TaskControl:
             except TaskStartError as error:
                 self.fail(error)
                 return
-            if self._is_draining or self._is_cancelled:
-                host.send(do.Stop(not self._is_cancelled))
+            if self._is_draining or self.is_cancelled:
+                host.send(do.Stop(not self.is_cancelled))
             self._loop.run_elsewhere(host.start, lambda _: None, self.fail)
         self.lifecycle.advance(TaskState.RUNNING)
 
@@ -266,7 +271,7 @@ class TaskControl:
         if host is not None:
             host.close()
         self.waits_for_restore = True
-        if self._is_cancelled:
+        if self.is_cancelled:
             self._end(TaskState.STOPPED)
             return
         self._crashes.host_lost(error, was_killed_by_us=self._has_killed)
@@ -285,7 +290,7 @@ class TaskControl:
         """What it had taken is back: go on with another host."""
         if self.lifecycle.present.ended:
             return
-        if stuck is None or self._is_cancelled:
+        if stuck is None or self.is_cancelled:
             self._on_failed(error)
             return
         if stuck.error is not None:
@@ -335,7 +340,7 @@ class TaskControl:
         # before anybody sees the state: who waits for the end may look into the log then
         if isinstance(error, PacketError) and error.is_consequence:
             self.logger.warning("%s failed: %s", self.name, describe_error(error))
-        elif not self._is_cancelled:
+        elif not self.is_cancelled:
             self.logger.error("%s failed: %s", self.name, describe_error(error), exc_info=error)
         self._end(TaskState.FAILED)
         self.send(do.Stop(drain=False))  # its runner waits to be restored

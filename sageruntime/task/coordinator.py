@@ -120,6 +120,8 @@ class Coordinator:
         self._next: asyncio.TimerHandle | None = None
         self._late: asyncio.TimerHandle | None = None
         self._rollback: _Rollback | None = None
+        # Failures of tasks while others are still being started; None from then on.
+        self._early: list[tuple[CoordinatedTask, told.Failed]] | None = []
         self._is_stopped = False
         self._is_closed = False
 
@@ -141,6 +143,7 @@ class Coordinator:
         if latest is not None:
             states = assign_states(self._job, latest, self._tasks)
             self._number = latest.number
+            self._is_released = latest.is_final
             self._logger.warning(
                 "job %s goes on from checkpoint %d of %s",
                 self._job, latest.number, time.strftime("%F %T", time.localtime(latest.taken_at)),
@@ -152,8 +155,8 @@ class Coordinator:
                 task.begin_with(states[key], latest.is_final)
 
     def start(self) -> None:
-        """Begin to take checkpoints."""
-        self._loop.call(self._schedule)
+        """Begin to take checkpoints: all tasks have been started."""
+        self._loop.call(self._start)
 
     def close(self, forget: bool) -> None:
         """Give back the store; ``forget`` the checkpoints first, for the job has ended well.
@@ -183,7 +186,10 @@ class Coordinator:
             return
         key = self._keys[task.name]
         if isinstance(event, told.Failed):
-            self._on_failed(task, event.error)
+            if self._early is not None:
+                self._early.append((task, event))
+            else:
+                self._on_failed(task, event.error)
         elif isinstance(event, told.Halted):
             self._on_halted()
         elif self._rollback is not None:
@@ -199,7 +205,13 @@ class Coordinator:
             if self._all_exhausted():
                 self._take_checkpoint()
         elif isinstance(event, told.Completed):
-            self._on_completed(key, event.state)
+            self._on_completed(task, event.state)
+
+    def _start(self) -> None:
+        early, self._early = self._early or [], None
+        self._schedule()
+        for task, failed in early:
+            self.on_event(task, failed)
 
     def _on_transition(self, state: TaskState) -> None:
         if state.ended and self._rollback is not None:
@@ -309,8 +321,19 @@ class Coordinator:
             return
         self._logger.error("checkpoint %d is lost: %s", self._number, error)
 
-    def _on_completed(self, key: str, state: bytes) -> None:
-        self._completed[key] = state
+    def on_stopped(self, task: CoordinatedTask) -> None:
+        """One task alone was stopped: without its state no checkpoint can be complete."""
+        if not self._is_stopped:
+            self._fail_all(CheckpointError(
+                f"{task.name} was stopped, and a job with checkpoints cannot go on without one of "
+                "its tasks; stop the job instead"
+            ))  # fmt: skip
+
+    def _on_completed(self, task: CoordinatedTask, state: bytes) -> None:
+        if not (self._is_released or self._alone):
+            self.on_stopped(task)
+            return
+        self._completed[self._keys[task.name]] = state
         left = [key for key, task in self._tasks.items() if not task.state.ended]
         if not set(left) <= self._completed.keys():
             return
@@ -403,14 +426,14 @@ class Coordinator:
         self._attempt += 1
         self._is_saving = False
         self._exhausted = set()
-        self._last_taken = self._is_released = False
+        self._last_taken = False
         self._completed = {}
         try:
             states = {} if latest is None else assign_states(self._job, latest, self._tasks)
         except CheckpointError as error:
             self._fail_all(error)
             return
-        is_final = latest is not None and latest.is_final
+        is_final = self._is_released = latest is not None and latest.is_final
         # The receivers first: they are there when the first packets come.
         for key in reversed(self._tasks):
             self._tasks[key].restore(self._attempt, states.get(key), is_final)

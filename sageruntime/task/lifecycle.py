@@ -56,6 +56,8 @@ class Lifecycle:
             if self._dispatcher is None:
                 self._dispatcher = _Dispatcher(self._task, self._name, self._logger)
         self._dispatcher.add(listener)
+        if self._state.ended:  # it may have, before there was anybody to tell
+            self._dispatcher.tell(self._state)
 
     def watch(self, watcher: Callable[[TaskState], object]) -> None:
         """Call a function of ours after each transition, in the driver's loop; it must not wait."""
