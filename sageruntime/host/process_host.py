@@ -10,20 +10,19 @@ import select
 import signal
 import socket
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from multiprocessing import resource_tracker
+from contextlib import suppress
 from multiprocessing.context import ForkServerProcess
 
 import cloudpickle
 
 from sageruntime.errors import TaskLost, TaskStartError
-from sageruntime.host import wire
+from sageruntime.host import fork_server, wire
 from sageruntime.host.blueprint import Blueprint
 from sageruntime.host.driver_loop import DriverLoop
 from sageruntime.host.host import Receive
 from sageruntime.host.hosted_task import HostedTask
 from sageruntime.host.last_status import LastStatus
+from sageruntime.host.surroundings import Surroundings
 from sageruntime.logs import RecordSender
 from sageruntime.metrics import MetricsSnapshot
 from sageruntime.runner import commands as do
@@ -34,10 +33,6 @@ from sageruntime.runner.status import TaskStatus
 _EXIT_SECONDS = 5.0
 
 _CHUNK = 1 << 16
-
-# Held to start a process and to take the exit code of one: to start one, multiprocessing asks for
-# the codes of all, and a code can be read only once.
-_exit_codes = threading.Lock()
 
 
 class ProcessHost:
@@ -77,18 +72,16 @@ class ProcessHost:
         return self._pid
 
     def start(self) -> None:
-        server = multiprocessing.get_context("forkserver")
-        server.set_forkserver_preload(["__main__", __name__])
         near, far = socket.socketpair()
         level = logging.getLogger().getEffectiveLevel()
-        process = server.Process(
-            target=host_task, args=(far, os.getpid(), self._blueprint, level), name=self.name,
+        process = multiprocessing.get_context("forkserver").Process(
+            target=host_task,
+            args=(far, os.getpid(), self._blueprint, level, Surroundings.here()),
+            name=self.name,
             daemon=True,
-        )  # fmt: skip
+        )
         try:
-            resource_tracker.ensure_running()  # it is started first, and would unblock SIGINT
-            with _exit_codes, _sigint_blocked():
-                process.start()
+            fork_server.start(process)
         except Exception as error:
             near.close()
             self._exited.set()
@@ -167,13 +160,8 @@ class ProcessHost:
 
     def _reap(self) -> int | None:
         """Take the exit code, in another thread than the loop's: a process may be being started."""
-        process = self._process
-        assert process is not None
-        with _exit_codes:
-            process.join()
-            code = process.exitcode
-            process.close()
-        return code
+        assert self._process is not None
+        return fork_server.take_exit_code(self._process)
 
     def _on_reaped(self, code: int | Exception | None) -> None:
         self._exit_code = code if isinstance(code, int) else None
@@ -234,16 +222,6 @@ class _Protocol(asyncio.Protocol):
         self._host.on_disconnect()
 
 
-@contextmanager
-def _sigint_blocked() -> Iterator[None]:
-    """A child started within never sees Ctrl-C, which is for its parent to handle."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 class _Uplink:
     """Sends events to the driver. Any thread may send."""
 
@@ -262,8 +240,16 @@ class _Uplink:
         self.tell(told.LogEmitted(record=record))
 
 
-def host_task(control: socket.socket, driver: int, blueprint: bytes, log_level: int) -> None:
+def host_task(
+    control: socket.socket,
+    driver: int,
+    blueprint: bytes,
+    log_level: int,
+    surroundings: Surroundings,
+) -> None:
     """Make a task and run it: the main function of the process."""
+    surroundings.adopt()
+    fork_server.let_have_children()
     uplink = _Uplink(control)
     logging.basicConfig(handlers=[RecordSender(uplink.log)], level=log_level)
     # the driver is gone when this fails, and so will be this process
