@@ -1,5 +1,8 @@
 """sageruntime: a task runtime over SageQueue, the same for threads, processes and Ray."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from sageruntime.communication.router import BaseRouter, Connection, Packet, StopSignal
 from sageruntime.context import TaskContext
 from sageruntime.core.task_options import TaskOptions
@@ -41,6 +44,10 @@ from sageruntime.job import Job
 from sageruntime.job_result import JobResult, StageSummary
 from sageruntime.operator import (
     IDLE,
+    AsyncFilterOperator,
+    AsyncFlatMapOperator,
+    AsyncFunctionSink,
+    AsyncMapOperator,
     BaseOperator,
     BatchOperator,
     CollectSink,
@@ -60,8 +67,16 @@ from sageruntime.recovery import CheckpointOptions, RestartPolicy, RetryPolicy
 from sageruntime.service import Service, ServiceClient, ServiceTask
 from sageruntime.task import BaseTask, DeadLetter, ErrorPolicy, LocalTask, TaskState, TaskStatus
 
+if TYPE_CHECKING:
+    from sageruntime.task.process_task import ProcessTask
+    from sageruntime.task.ray_task import RayTask
+
 __all__ = [
     "IDLE",
+    "AsyncFilterOperator",
+    "AsyncFlatMapOperator",
+    "AsyncFunctionSink",
+    "AsyncMapOperator",
     "BaseOperator",
     "BaseRouter",
     "BaseTask",
@@ -99,7 +114,9 @@ __all__ = [
     "Pipeline",
     "PipelineError",
     "PluginError",
+    "ProcessTask",
     "ProcessingTimeout",
+    "RayTask",
     "RemoteError",
     "RestartPolicy",
     "RetryPolicy",
@@ -131,3 +148,15 @@ __all__ = [
     "register_operator",
     "register_task",
 ]
+
+# Imported when they are first asked for: the modules of processes and of Ray.
+_LATER = {
+    "ProcessTask": "sageruntime.task.process_task",
+    "RayTask": "sageruntime.task.ray_task",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_LATER[name]), name)
