@@ -61,11 +61,14 @@ def start_logging(log_format: LogFormat, level: LogLevel) -> None:
 
 @contextmanager
 def exit_codes() -> Iterator[None]:
-    """End with 1 when a job fails, with 2 when it cannot be run, with 130 on Ctrl-C."""
+    """End with 1 when a job fails, with 2 when it cannot be run, with 130 on Ctrl-C.
+
+    The text of a KeyboardInterrupt, if it has one, says what was kept.
+    """
     try:
         yield
-    except KeyboardInterrupt:
-        _print_error("[yellow]interrupted[/]", "nothing was kept")
+    except KeyboardInterrupt as interrupt:
+        _print_error("[yellow]interrupted[/]", str(interrupt) or "what was begun is left off")
         raise typer.Exit(130) from None
     except JobFailed as error:
         _print_error("[red]failed[/]", str(error))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -27,6 +28,8 @@ from sageruntime.cli.job_arguments import (
 )
 from sageruntime.job_file import build_pipeline
 from sageruntime.profiling import time_table
+from sageruntime.recovery import CheckpointOptions
+from sageruntime.recovery.stores import open_store
 from sageruntime.tracing import Tracing
 
 
@@ -76,11 +79,14 @@ def run(
         }
         options = job_config.start_options()
         options.update((name, value) for name, value in given.items() if value is not None)
-        with pipeline.start(host, **options) as job:
-            if job.prometheus_port is not None:
-                errors.print(f"metrics are served at port {job.prometheus_port}")
-            progress.follow(job)
-            result = job.result()
+        try:
+            with pipeline.start(host, **options) as job:
+                if job.prometheus_port is not None:
+                    errors.print(f"metrics are served at port {job.prometheus_port}")
+                progress.follow(job)
+                result = job.result()
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(_kept(pipeline.name, options.get("checkpoint"))) from None
     summary.show(result, job_config.result, output)
     letters = job_config.dead_letters.file
     if letters is not None and result.errors:
@@ -88,3 +94,12 @@ def run(
     if profile is not None:
         console.print(time_table(result.metrics))
         console.print(f"flame graphs are in {profile}", highlight=False)
+
+
+def _kept(job: str, checkpoint: CheckpointOptions | None) -> str:
+    """What an interrupted job has left, in words."""
+    latest = None if checkpoint is None else open_store(checkpoint).latest(job)
+    if latest is None:
+        return "nothing was kept"
+    taken = time.strftime("%F %T", time.localtime(latest.taken_at))
+    return f"the next run goes on from checkpoint {latest.number} of {taken}"

@@ -270,7 +270,8 @@ class Coordinator:
         self._last_taken = self._all_exhausted()
         self._late = self._loop.call_later(
             self._options.timeout, self._give_up, self._number,
-            f"it was not complete after {self._options.timeout:g} s",
+            f"it was not complete after {self._options.timeout:g} s (its barriers wait behind what "
+            "is in the queues: a smaller queue_maxsize or a longer timeout helps a slow operator)",
         )  # fmt: skip
         for key in self._sources:
             self._tasks[key].take_checkpoint(self._number)

@@ -11,13 +11,16 @@ import sys
 import textwrap
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import cloudpickle
 import pytest
+from waiting import until
 
 from sageruntime import Pipeline
+from sageruntime.recovery.sqlite_store import SqliteCheckpointStore
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
@@ -177,3 +180,30 @@ def test_ctrl_c_of_a_terminal_drains_where_the_script_wants_it(tmp_path: Path) -
     out, err = job.communicate()
     killer.cancel()
     assert (out, err, job.returncode) == ("True\n", "", 0)
+
+
+@pytest.mark.parametrize("has_checkpoints", [True, False])
+def test_an_interrupted_run_says_what_was_kept(has_checkpoints: bool, tmp_path: Path) -> None:
+    (tmp_path / "slowly.py").write_text(
+        "import time\n"
+        "def numbers():\n    yield from range(100000)\n"
+        "def wait(item):\n    time.sleep(0.01)\n    open('works', 'w').close()\n"
+    )
+    (tmp_path / "job.yaml").write_text(
+        "name: interrupted\n"
+        "stages:\n  - source: slowly:numbers\n  - sink: slowly:wait\n"
+        "task:\n  local: {queue_maxsize: 5}\nperformance: {batch_size: 1}\n"
+        + ("checkpoint: {store: c.db, interval: 50ms}\n" if has_checkpoints else "")
+    )
+    job = subprocess.Popen(
+        [Path(sys.executable).parent / "sagert", "run", "job.yaml"], cwd=tmp_path,
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    store = SqliteCheckpointStore(tmp_path / "c.db")
+    ready = partial(store.latest, "interrupted") if has_checkpoints else (tmp_path / "works").exists
+    assert until(ready)
+    job.send_signal(signal.SIGINT)
+    _, err = job.communicate(timeout=60)
+    kept = "the next run goes on from checkpoint" if has_checkpoints else "nothing was kept"
+    assert f"interrupted: {kept}" in err
+    assert job.returncode == 130
