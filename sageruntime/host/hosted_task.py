@@ -159,6 +159,7 @@ class HostedTask:
             self._runner.fail(error)
             return
         if command.method == "remove_connection":
+            self._tell(told.ConnectionRemoved(name=connection.name))
             connection.queue.close()
 
     def _get_profile(self) -> StackProfile | None:

@@ -122,6 +122,16 @@ class Completed(Event, frozen=True):
     state: bytes
 
 
+class ConnectionRemoved(Event, frozen=True):
+    """All that was gathered for a removed connection is delivered.
+
+    Attributes:
+        name: the connection's.
+    """
+
+    name: str
+
+
 class StatusReported(Event, frozen=True):
     """How the task is doing; told every so often by one in another process."""
 

@@ -133,7 +133,7 @@ class BaseTask:
             coordinated=self.coordinated,
             skip_list=SkipList(by_content=coordinated),
         )
-        self._control = TaskControl(self, self._spec, supervisor, self._make_host, self._loop)
+        self._control = TaskControl(self, self._spec, supervisor, self._make_next_host, self._loop)
         self._plugins = make_plugins(self._spec)
         self.router = (
             BaseRouter(self.ctx)
@@ -163,6 +163,14 @@ class BaseTask:
         host = ThreadHost(runner)
         return host
 
+    def _make_next_host(self) -> Host:
+        host = self._make_host()
+        if isinstance(self.router, HandleRouter):
+            for name, (_, stop) in self.router.unconfirmed_removals().items():
+                arguments = cloudpickle.dumps((name, stop))
+                host.send(do.ChangeRouter("remove_connection", arguments))
+        return host
+
     def _make_host(self) -> Host:
         """A host for the next start of the task; a subclass makes one of its kind.
 
@@ -175,8 +183,11 @@ class BaseTask:
     def _make_blueprint(self) -> Blueprint:
         """What a host in another process gets of the task."""
         router = self.router
+        connections = router.connections
+        if isinstance(router, HandleRouter):
+            connections += [removed for removed, _ in router.unconfirmed_removals().values()]
         return Blueprint(
-            self._spec, router.connections, router.partitioners, self.host, self._keeps_messages()
+            self._spec, connections, router.partitioners, self.host, self._keeps_messages()
         )
 
     @property

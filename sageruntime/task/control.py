@@ -180,6 +180,8 @@ class TaskControl:
             self.lifecycle.advance(TaskState.DRAINING)
         elif isinstance(event, told.Finished):
             self._is_finished = True
+        elif isinstance(event, told.ConnectionRemoved):
+            self._task.router.confirm_removal(event.name)
         elif isinstance(event, told.Halted):
             self.waits_for_restore = True
             self.lifecycle.advance(TaskState.RESTARTING)

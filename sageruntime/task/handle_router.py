@@ -24,6 +24,7 @@ class HandleRouter(BaseRouter):
     def __init__(self, runtime_context: TaskContext, change: Change) -> None:
         super().__init__(runtime_context)
         self._change = change
+        self._removals: dict[str, tuple[Connection, bool]] = {}
 
     def add_connection(self, connection: Connection) -> None:
         """See :class:`BaseRouter`.
@@ -46,7 +47,24 @@ class HandleRouter(BaseRouter):
     def remove_connection(self, name: str, stop: bool = False) -> Connection:
         """See :class:`BaseRouter`; it does not wait until the last has been sent."""
         connection = super().remove_connection(name)
-        if not self._change("remove_connection", name, stop) and stop:
-            connection.append(StopSignal(self.name, self.attempt))
-            self._deliver([connection])
+        with self._lock:
+            self._removals[name] = connection, stop
+        if not self._change("remove_connection", name, stop):
+            self.confirm_removal(name)
+            if stop:
+                connection.append(StopSignal(self.name, self.attempt))
+                self._deliver([connection])
         return connection
+
+    def confirm_removal(self, name: str) -> None:
+        """The host has sent all that was gathered for a removed connection."""
+        with self._lock:
+            self._removals.pop(name, None)
+
+    def unconfirmed_removals(self) -> dict[str, tuple[Connection, bool]]:
+        """What a next host has to remove again: by name, the connection and whether to stop it."""
+        with self._lock:
+            connected = {connection.name for connection in self._all()}
+            return {
+                name: removal for name, removal in self._removals.items() if name not in connected
+            }

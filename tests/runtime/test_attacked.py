@@ -24,8 +24,10 @@ from sageruntime import (
     CheckpointError,
     CheckpointOptions,
     CollectSink,
+    Connection,
     JobFailed,
     LocalTask,
+    MapOperator,
     OperatorFactory,
     Packet,
     PacketError,
@@ -378,3 +380,41 @@ def test_a_listener_that_comes_late_is_told_of_the_end(tidy: Any) -> None:
     told: list[TaskState] = []
     task.add_listener(lambda task: told.append(task.state))
     assert until(lambda: told == [TaskState.STOPPED])
+
+
+def test_a_removed_connection_is_told_though_the_host_dies(tidy: Any) -> None:
+    """The next host tells it; and what was not delivered was not acknowledged."""
+    sender = tidy(
+        ProcessTask(
+            TaskContext("sender"), OperatorFactory(MapOperator, int), restart=RestartPolicy(3),
+            batch_size=1,
+        )
+    )  # fmt: skip
+    leaving, staying = (
+        tidy(
+            LocalTask(
+                TaskContext(name, upstreams=1), OperatorFactory(CollectSink),
+                queue_scope="machine", queue_maxsize=4, batch_size=1,
+            )
+        )
+        for name in ("leaving", "staying")
+    )  # fmt: skip
+    leaving.pause()
+    for task in (leaving, staying):
+        task.start_running()
+        sender.router.add_connection(
+            Connection(task.name, task.input_buffer, group=task.name, batch_size=1)
+        )
+    in_other_thread(sender.start_running)
+    for number in range(20):
+        sender.put_packet(Packet(number))
+    assert until(lambda: leaving.input_buffer.qsize() >= 4)
+    in_other_thread(lambda: sender.router.remove_connection("leaving", stop=True))
+    sender.kill_host()
+    assert until(lambda: sender.get_status().restarts == 1)
+    leaving.resume()
+    assert in_other_thread(lambda: leaving.join(20))
+    assert leaving.get_report().result[:4] == [0, 1, 2, 3]
+    assert in_other_thread(lambda: sender.stop(timeout=20))
+    assert in_other_thread(lambda: staying.join(20))
+    assert set(staying.get_report().result) == set(range(20))

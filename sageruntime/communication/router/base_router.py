@@ -54,6 +54,8 @@ class BaseRouter:
         """Set by :meth:`cancel`."""
         self._groups: dict[str, ConnectionGroup] = {}
         self._lost: dict[str, DownstreamClosed] = {}
+        # Removed ones whose last packets are being delivered.
+        self._leaving: list[Connection] = []
         # Held to partition packets, never to wait for room, so that connections can be added and
         # removed under backpressure.
         self._lock = threading.Lock()
@@ -124,7 +126,12 @@ class BaseRouter:
             connection.seal_batch()
             if stop:
                 connection.append(StopSignal(self.name, self.attempt))
-        self._deliver([connection])
+            self._leaving.append(connection)
+        try:
+            self._deliver([connection])
+        finally:
+            with self._lock:
+                self._leaving.remove(connection)
         return connection
 
     def route(self, packet: Packet) -> None:
@@ -168,7 +175,8 @@ class BaseRouter:
         repartitioned = True
         while repartitioned:
             with self._lock:
-                pending = [connection for connection in self._all() if connection.seal_batch()]
+                # also what another thread is about to deliver: all of it is delivered after this
+                pending = [c for c in [*self._all(), *self._leaving] if c.seal_batch()]
             repartitioned = self._deliver(pending)
         spent = time.perf_counter() - begun
         self.seconds += spent  # after the call, which may switch threads
