@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from sagequeue import QueueNotFound, inspect_queue
@@ -23,6 +24,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 # programs (nice 15): beside busy ones they get hardly any time.
 os.environ["RAY_memory_monitor_refresh_ms"] = "0"  # noqa: SIM112 - its name
 os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112
+
+
+# The same examples in every run, however long each takes: a busy machine finds no other faults.
+hypothesis.settings.register_profile(
+    "suite",
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("suite")
 
 
 def pytest_configure() -> None:
