@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from sagequeue._shared import birth_of, look_at, remove_segment
@@ -20,7 +20,8 @@ from sagequeue.queue import checked_name
 
 State = Literal["live", "stale", "foreign", "incompatible", "corrupt"]
 
-_DIRECTORY = Path("/dev/shm")
+# Paths are plain strings here: pathlib keeps the name of every queue for ever on Python 3.12.
+_DIRECTORY = "/dev/shm"
 _PREFIX = "sagequeue-"
 
 
@@ -60,7 +61,8 @@ class QueueInfo:
 
 def list_queues() -> list[QueueInfo]:
     """All queues of this machine, by name."""
-    names = {path.name.partition(".")[0] for path in _DIRECTORY.glob(f"{_PREFIX}*")}
+    files = _files_beginning_with(_PREFIX)
+    names = {os.path.basename(file).partition(".")[0] for file in files}
     found = []
     for name in sorted(names):
         try:
@@ -81,16 +83,16 @@ def inspect_queue(name: str) -> QueueInfo:
     reserved, in_memory = 0, 0
     for file in files:
         try:
-            status = file.stat()
+            status = os.stat(file)
         except FileNotFoundError:
             continue
         reserved += status.st_size
         in_memory += status.st_blocks * 512
-    sizes = (reserved, in_memory, len(files) - files[0].exists())
+    sizes = (reserved, in_memory, len(files) - os.path.exists(files[0]))
     try:
         seen = look_at(name)
     except QueueNotFound:
-        if not any(file.exists() for file in files):
+        if not any(os.path.exists(file) for file in files):
             raise
         return QueueInfo(name, "stale", *sizes)  # messages whose queue is gone
     except ForeignSegment:
@@ -134,9 +136,12 @@ def _remove_leftovers(name: str) -> None:
     files = _message_files(name)
     birth = birth_of(name)  # after the files were listed: a queue made since then has none of them
     for file in files:
-        belongs_to_queue = birth is not None and file.name.partition(".")[2].startswith(birth)
-        if not belongs_to_queue and file.exists() and file.stat().st_uid == os.geteuid():
-            file.unlink(missing_ok=True)
+        number = os.path.basename(file).partition(".")[2]
+        if birth is not None and number.startswith(birth):
+            continue
+        with suppress(FileNotFoundError):
+            if os.stat(file).st_uid == os.geteuid():
+                os.unlink(file)
 
 
 def prune_queues(prefix: str = "") -> list[str]:
@@ -152,10 +157,18 @@ def prune_queues(prefix: str = "") -> list[str]:
     return removed
 
 
-def _files_of(name: str) -> list[Path]:
+def _files_of(name: str) -> list[str]:
     """The queue's own segment, then those of its messages."""
-    return [_DIRECTORY / f"{_PREFIX}{name}", *_message_files(name)]
+    return [f"{_DIRECTORY}/{_PREFIX}{name}", *_message_files(name)]
 
 
-def _message_files(name: str) -> list[Path]:
-    return list(_DIRECTORY.glob(f"{_PREFIX}{name}.*"))
+def _message_files(name: str) -> list[str]:
+    return _files_beginning_with(f"{_PREFIX}{name}.")
+
+
+def _files_beginning_with(prefix: str) -> list[str]:
+    try:
+        names = os.listdir(_DIRECTORY)
+    except FileNotFoundError:
+        return []
+    return [f"{_DIRECTORY}/{name}" for name in names if name.startswith(prefix)]

@@ -61,6 +61,11 @@ ROUNDS = 50
 # ---- what could grow ----
 
 
+def ones(count: int) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """An array; np.ones() loses a reference to its dtype on some versions of Python."""
+    return np.full(count, 1.0)
+
+
 class MallInfo2(ctypes.Structure):
     """What the C library's mallinfo2() returns."""
 
@@ -275,7 +280,7 @@ ITEMS: dict[str, Any] = {
     "large list": list(range(5000)),
     "object": Plain(),
     "array inside": {"a": np.arange(3)},
-    "arrays inside": {"a": np.arange(5000), "b": [np.ones(9000)]},
+    "arrays inside": {"a": np.arange(5000), "b": [ones(9000)]},
     "read-only array inside": ("k", np.frombuffer(CHUNK, "u1")),
     "buffer inside": [pickle.PickleBuffer(CHUNK)],
 }
@@ -368,8 +373,8 @@ def full(queue: Queue) -> None:
     assert raises(Full, queue.put_many, [1, CHUNK, OWN], timeout=0.0002).accepted == 2
     raises(Full, queue.put_nowait, "inline")
     raises(Full, queue.put, CHUNK, timeout=0.0002)
-    raises(Full, queue.put_many, [OWN, {"a": np.ones(900)}], block=False)
-    raises(Full, queue.put_many, iter([np.ones(900)]), block=False)
+    raises(Full, queue.put_many, [OWN, {"a": ones(900)}], block=False)
+    raises(Full, queue.put_many, iter([ones(900)]), block=False)
     queue.get_many()
 
 
@@ -458,10 +463,10 @@ def closed(queue: Queue) -> None:
 @row()
 def cannot_be_pickled(queue: Queue) -> None:
     raises(EncodeError, queue.put, LOCK)
-    raises(EncodeError, queue.put, [np.ones(900), LOCK])
+    raises(EncodeError, queue.put, [ones(900), LOCK])
     raises(EncodeError, queue.put, [Plain(), *map(str, range(1000)), LOCK])
     raises(EncodeError, queue.put_many, [LOCK])
-    items = [1, CHUNK, OWN, {"a": np.ones(900)}, LOCK, 4]
+    items = [1, CHUNK, OWN, {"a": ones(900)}, LOCK, 4]
     assert raises(EncodeError, queue.put_many, items).accepted == 4
     raises(EncodeError, queue.put_many, iter(["one", LOCK]))
     drain(queue)
@@ -470,7 +475,7 @@ def cannot_be_pickled(queue: Queue) -> None:
 @row()
 def pickling_that_is_interrupted(queue: Queue) -> None:
     raises(KeyboardInterrupt, queue.put, WhenPickled(interrupt))
-    raises(KeyboardInterrupt, queue.put_many, [1, CHUNK, [np.ones(900), WhenPickled(interrupt)], 2])
+    raises(KeyboardInterrupt, queue.put_many, [1, CHUNK, [ones(900), WhenPickled(interrupt)], 2])
     drain(queue)
 
 
@@ -485,15 +490,15 @@ def an_iterator_that_raises(queue: Queue) -> None:
 def cannot_be_unpickled(queue: Queue) -> None:
     queue.put(Unloadable())
     raises(DecodeError, queue.get)
-    queue.put([np.ones(9000), Unloadable(), np.ones(30_000)])
+    queue.put([ones(9000), Unloadable(), ones(30_000)])
     raises(DecodeError, queue.get)
-    queue.put_many([1, CHUNK, Unloadable(), OWN, {"a": np.ones(900)}, Unloadable(), 3])
+    queue.put_many([1, CHUNK, Unloadable(), OWN, {"a": ones(900)}, Unloadable(), 3])
     drain(queue, DecodeError)
 
 
 @row()
 def cannot_be_unpickled_in_place(queue: Queue) -> None:
-    for item in (Unloadable(), [np.ones(9000), Unloadable()], [np.ones(40_000), Unloadable()]):
+    for item in (Unloadable(), [ones(9000), Unloadable()], [ones(40_000), Unloadable()]):
         queue.put(item)
         lease = queue.claim()
         raises(DecodeError, lambda lease: lease.item, lease)
@@ -505,7 +510,7 @@ def cannot_be_unpickled_in_place(queue: Queue) -> None:
 
 @row()
 def unpickling_that_is_interrupted(queue: Queue) -> None:
-    for before in ([], [np.ones(9000), np.ones(40_000)]):
+    for before in ([], [ones(9000), ones(40_000)]):
         queue.put([before, WhenLoaded(interrupt)])
         raises(KeyboardInterrupt, queue.get)
         drain(queue)
@@ -640,7 +645,7 @@ def lease_of_the_parent(queue: Queue) -> None:
 @row()
 def leases_and_views_of_a_closed_handle(queue: Queue) -> None:
     handle = Queue.attach(queue.name)
-    queue.put_many([np.ones(9000), np.ones(40_000), CHUNK, b"inline"])
+    queue.put_many([ones(9000), ones(40_000), CHUNK, b"inline"])
     leases = handle.claim_many()
     views = [lease.item for lease in leases]
     handle.close()
@@ -879,7 +884,7 @@ def an_item_that_gets(queue: Queue) -> None:
 
 @row()
 def an_item_that_closes_when_pickled(queue: Queue) -> None:
-    for before in ([], [np.ones(9000)]):
+    for before in ([], [ones(9000)]):
         handle = Queue.attach(queue.name)
         raises(QueueClosed, handle.put, [before, WhenPickled(handle.close)])
         handle = Queue.attach(queue.name)
