@@ -13,7 +13,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -194,7 +194,11 @@ def test_two_threads_fork_at_the_same_time() -> None:
 
         def fork() -> None:
             ready.wait()
-            pid = os.fork()
+            pid = None
+            while pid is None:
+                # filelock, where Ray has imported it, refuses a fork beside another one
+                with suppress(RuntimeError):
+                    pid = os.fork()
             if pid == 0:
                 with ends():
                     queue.put(os.getpid())
