@@ -34,29 +34,36 @@ class Monitor(Generic[T]):
         self._logger = logger
         self._listeners: list[Callable[[T], object]] = []
         self._lock = threading.Lock()
-        self._closed = threading.Event()
+        self._is_closed = False
+        # Made with the thread: most tasks have no listener.
+        self._closing: threading.Event | None = None
         self._thread: threading.Thread | None = None
 
     def add_listener(self, listener: Callable[[T], object]) -> None:
         """Call ``listener(measurement)`` at every interval, and a last time at the end."""
         with self._lock:
             self._listeners.append(listener)
-            if self._thread is None and not self._closed.is_set():
-                self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+            if self._thread is None and not self._is_closed:
+                self._closing = threading.Event()
+                self._thread = threading.Thread(
+                    target=self._run, args=(self._closing,), name=self._name, daemon=True
+                )
                 self._thread.start()
 
     def close(self) -> None:
         """Tell the listeners a last time; may be repeated. One that does not return is left."""
         with self._lock:
-            self._closed.set()
+            self._is_closed = True
+            if self._closing is not None:
+                self._closing.set()
             thread, self._thread = self._thread, None
         if thread is not None and thread is not threading.current_thread():
             thread.join(_LISTENER_GRACE_SECONDS)
 
-    def _run(self) -> None:
+    def _run(self, closing: threading.Event) -> None:
         ended = False
         while not ended:
-            ended = self._closed.wait(self._interval)
+            ended = closing.wait(self._interval)
             measurement = self._measure()
             for listener in list(self._listeners):
                 try:
