@@ -76,7 +76,7 @@ class DriverLoop:
         then: Callable[[T], object],
         on_error: Callable[[Exception], object],
         executor: Executor | None = None,
-    ) -> None:
+    ) -> bool:
         """Call a function that may take long in another thread, and go on in the loop.
 
         Args:
@@ -84,6 +84,9 @@ class DriverLoop:
             then: is called in the loop with what it returns.
             on_error: is called there with what it raises.
             executor: has the thread; by default there are some for everything.
+
+        Returns:
+            Whether that is possible; it is not when the interpreter is ending.
         """
 
         def run() -> None:
@@ -97,7 +100,8 @@ class DriverLoop:
         try:
             (executor or self._elsewhere).submit(run)
         except RuntimeError:
-            return  # the interpreter is ending, and the tasks with it
+            return False
+        return True
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)

@@ -156,10 +156,11 @@ class ProcessHost:
     def _on_exit(self) -> None:
         assert self._process is not None
         self._loop.asyncio_loop.remove_reader(self._process.sentinel)
-        self._loop.run_elsewhere(self._reap, self._on_reaped, self._on_reaped)
+        # In another thread: where a process is being started, the code has to be waited for.
+        if not self._loop.run_elsewhere(self._reap, self._on_reaped, self._on_reaped):
+            self._on_reaped(self._reap())
 
     def _reap(self) -> int | None:
-        """Take the exit code, in another thread than the loop's: a process may be being started."""
         assert self._process is not None
         return fork_server.take_exit_code(self._process)
 

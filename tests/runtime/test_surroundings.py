@@ -182,6 +182,24 @@ def test_ctrl_c_of_a_terminal_drains_where_the_script_wants_it(tmp_path: Path) -
     assert (out, err, job.returncode) == ("True\n", "", 0)
 
 
+def test_a_job_may_be_closed_when_the_interpreter_ends(tmp_path: Path) -> None:
+    run = run_script(
+        tmp_path,
+        """
+        import atexit, itertools
+        from sageruntime import Pipeline
+
+        if __name__ == "__main__":
+            job = Pipeline("at-exit").source(itertools.count).map(str, on="process").sink().start()
+            while not job.progress()[2].packets:
+                pass
+            atexit.register(job.close)
+            print("ends", flush=True)
+        """,
+    )
+    assert (run.stdout, run.stderr, run.returncode) == ("ends\n", "", 0)
+
+
 @pytest.mark.parametrize("has_checkpoints", [True, False])
 def test_an_interrupted_run_says_what_was_kept(has_checkpoints: bool, tmp_path: Path) -> None:
     (tmp_path / "slowly.py").write_text(
