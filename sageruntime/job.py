@@ -377,7 +377,7 @@ class Job(Closing):
         if causes:
             task, error = causes[0]
             if isinstance(error, PacketError):  # which names the task
-                raise JobFailed(f"job {self.name}: {error}") from error
+                raise JobFailed(f"job {self.name} failed: {error}") from error
             raise JobFailed(
                 f"job {self.name} failed in {task.name}: {describe_error(error)}"
             ) from error

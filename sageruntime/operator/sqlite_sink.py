@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sageruntime.communication.router import Packet
+from sageruntime.core.write_ahead_log import use_write_ahead_log
 from sageruntime.operator.base_operator import BatchOperator
 from sageruntime.operator.results import Results
 from sageruntime.operator.sink import SinkOperator
@@ -15,6 +16,9 @@ from sageruntime.operator.sink import SinkOperator
 # How many marks of each instance are kept. A run needs its mark for as long as it has a checkpoint,
 # and runs of one job may take turns if each has a checkpoint store of its own.
 _KEPT_MARKS = 64
+
+# How long to wait for another connection that writes.
+_BUSY_SECONDS = 60.0
 
 _MARKS = "CREATE TABLE IF NOT EXISTS sageruntime_marks (run TEXT PRIMARY KEY, transactions INTEGER)"
 
@@ -49,8 +53,8 @@ class SqliteSink(SinkOperator, BatchOperator):
         self._written = 0
 
     def open(self) -> None:
-        self._database = sqlite3.connect(self.path, timeout=60, check_same_thread=False)
-        self._database.execute("PRAGMA journal_mode=WAL")
+        self._database = sqlite3.connect(self.path, timeout=_BUSY_SECONDS, check_same_thread=False)
+        use_write_ahead_log(self._database, _BUSY_SECONDS)
         self._database.executescript(f"{self.schema};{_MARKS}")
         ctx = self.ctx
         self._run = f"{ctx.job}/{ctx.stage}/{ctx.index}/{secrets.token_hex(8)}"

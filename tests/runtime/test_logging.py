@@ -112,7 +112,7 @@ def test_a_failing_job_says_so_in_the_same_form(tmp_path: Path, on: str) -> None
     assert (task["stage"], task["packet"] > 0) == ("work", True)
     assert "LookupError: no place\nfor 2" in task["exc_info"]
     assert cli["logger"] == "sageruntime.cli"
-    assert cli["message"].startswith("job job failed in job-")
+    assert cli["message"].startswith("job job failed: job-")
 
 
 def test_levels(tmp_path: Path) -> None:

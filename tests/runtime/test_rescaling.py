@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import sqlite3
 import sys
 import time
@@ -72,7 +73,7 @@ def interrupt(job: Any, store: Path, name: str) -> None:
     """Leave off when some has been processed and kept."""
     with job, SqliteCheckpointStore(store) as kept:
         while (latest := kept.latest(name)) is None or latest.number < 3:
-            time.sleep(0.01)
+            assert not job.wait(0.01)
 
 
 @pytest.mark.parametrize("on", ["thread", "process"])
@@ -189,3 +190,26 @@ def test_the_items_of_an_iterable_are_shared_anew(
             sources.append(source)
         states = [source.snapshot() for source in sources]
     assert sorted(read) == list(range(count))
+
+
+def open_at_once(path: Path, barrier: Any) -> None:
+    barrier.wait()
+    sink = SqliteSink(path, "INSERT INTO numbers VALUES (?)", SCHEMA)
+    sink.ctx = TaskContext("opens")
+    sink.open()
+    sink.close()
+
+
+def test_several_sinks_may_open_one_database_at_once(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    for n in range(20):
+        barrier = context.Barrier(4)
+        opening = [
+            context.Process(target=open_at_once, args=(tmp_path / f"{n}.db", barrier))
+            for _ in range(4)
+        ]
+        for process in opening:
+            process.start()
+        for process in opening:
+            process.join(60)
+        assert [process.exitcode for process in opening] == [0] * 4
