@@ -140,6 +140,11 @@ def test_the_first_host_keeps_ctrl_c_blocked_too(tmp_path: Path) -> None:
     assert (run.stdout, run.returncode) == ("[True]\n", 0), run.stderr
 
 
+def heed_ctrl_c() -> None:
+    """A shell may have started us with SIGINT ignored, which children inherit."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_ctrl_c_of_a_terminal_drains_where_the_script_wants_it(tmp_path: Path) -> None:
     """The signal goes to the whole process group; hosts leave it to their driver."""
     script = tmp_path / "graceful.py"
@@ -170,7 +175,7 @@ def test_ctrl_c_of_a_terminal_drains_where_the_script_wants_it(tmp_path: Path) -
     )
     job = subprocess.Popen(
         [sys.executable, str(script)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        start_new_session=True,
+        start_new_session=True, preexec_fn=heed_ctrl_c,
     )  # fmt: skip
     killer = threading.Timer(60, job.kill)
     killer.start()
@@ -215,7 +220,7 @@ def test_an_interrupted_run_says_what_was_kept(has_checkpoints: bool, tmp_path: 
     )
     job = subprocess.Popen(
         [Path(sys.executable).parent / "sagert", "run", "job.yaml"], cwd=tmp_path,
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, preexec_fn=heed_ctrl_c,
     )  # fmt: skip
     store = SqliteCheckpointStore(tmp_path / "c.db")
     ready = partial(store.latest, "interrupted") if has_checkpoints else (tmp_path / "works").exists
