@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
@@ -98,8 +98,8 @@ def run(
 
 def _kept(job: str, checkpoint: CheckpointOptions | None) -> str:
     """What an interrupted job has left, in words."""
-    latest = None if checkpoint is None else open_store(checkpoint).latest(job)
-    if latest is None:
-        return "nothing was kept"
-    taken = time.strftime("%F %T", time.localtime(latest.taken_at))
-    return f"the next run goes on from checkpoint {latest.number} of {taken}"
+    latest = None
+    if checkpoint is not None:
+        with closing(open_store(checkpoint)) as store:
+            latest = store.latest(job)
+    return "nothing was kept" if latest is None else f"the next run goes on from {latest}"

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TypeVar
 
+from sageruntime.errors import describe_error
+
 T = TypeVar("T")
 
 
@@ -21,6 +23,6 @@ def as_exception(error: BaseException) -> Exception:
     """An error for where it must end neither a thread nor a loop, as ``SystemExit`` would."""
     if isinstance(error, Exception):
         return error
-    wrapped = RuntimeError(f"{type(error).__name__}: {error}")
+    wrapped = RuntimeError(describe_error(error))
     wrapped.__cause__ = error
     return wrapped

@@ -122,12 +122,13 @@ class HostedTask:
     # What the host does with it.
 
     def run(self) -> None:
-        """Run the task to its end in the calling thread."""
+        """Run the task to its end in the calling thread, and give back its queues."""
         threading.Thread(target=self._report_often, daemon=True).start()
         try:
             self._runner.run()
         finally:
             self._ended.set()
+        self._give_back_queues()
 
     def take_command(self, command: do.Command) -> None:
         """Carry out a command of the handle."""
@@ -136,8 +137,7 @@ class HostedTask:
         else:
             self._runner.post(command)
 
-    def cleanup(self) -> None:
-        """Give back the queues."""
+    def _give_back_queues(self) -> None:
         self._changes.shutdown(wait=False)
         self._runner.abandon()
         for connection in self.router.connections:

@@ -271,7 +271,6 @@ def _run(uplink: _Uplink, control: socket.socket, driver: int, data: bytes) -> N
     receiving.start()
     threading.current_thread().name = task.name  # profiles tell threads by their names
     task.run()
-    task.cleanup()
 
 
 def _receive_commands(task: HostedTask, control: socket.socket, driver: int) -> None:

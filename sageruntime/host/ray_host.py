@@ -227,14 +227,10 @@ class _TaskActor:
     def start(self) -> None:
         """Let the task run."""
         if self._task is not None:
-            self._thread = threading.Thread(target=self._run, name=self._task.name, daemon=True)
+            task = self._task
+            self._thread = threading.Thread(target=task.run, name=task.name, daemon=True)
             self._thread.start()
         self._started.set()
-
-    def _run(self) -> None:
-        assert self._task is not None
-        self._task.run()
-        self._task.cleanup()
 
     def join(self) -> None:
         """Wait until the task has ended and given back its queues."""

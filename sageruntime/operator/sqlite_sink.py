@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import secrets
-import sqlite3
 from pathlib import Path
 from typing import Any
 
 from sageruntime.communication.router import Packet
-from sageruntime.core.write_ahead_log import use_write_ahead_log
+from sageruntime.core.write_ahead_log import connect_with_log
 from sageruntime.operator.base_operator import BatchOperator
 from sageruntime.operator.results import Results
 from sageruntime.operator.sink import SinkOperator
@@ -53,8 +52,7 @@ class SqliteSink(SinkOperator, BatchOperator):
         self._written = 0
 
     def open(self) -> None:
-        self._database = sqlite3.connect(self.path, timeout=_BUSY_SECONDS, check_same_thread=False)
-        use_write_ahead_log(self._database, _BUSY_SECONDS)
+        self._database = connect_with_log(self.path, _BUSY_SECONDS)
         self._database.executescript(f"{self.schema};{_MARKS}")
         ctx = self.ctx
         self._run = f"{ctx.job}/{ctx.stage}/{ctx.index}/{secrets.token_hex(8)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -27,6 +28,11 @@ class Checkpoint:
     taken_at: float
     states: dict[str, bytes] = field(repr=False)
     is_final: bool = False
+
+    def __str__(self) -> str:
+        """Its number and when it was taken, in local time, for messages."""
+        taken = time.strftime("%F %T", time.localtime(self.taken_at))
+        return f"checkpoint {self.number} of {taken}"
 
 
 class CheckpointStore(Protocol):

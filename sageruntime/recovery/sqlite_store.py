@@ -11,15 +11,15 @@ from functools import partial
 from pathlib import Path
 
 from sagequeue.closing import Closing
-from sageruntime.core.write_ahead_log import use_write_ahead_log
+from sageruntime.core.write_ahead_log import connect_with_log
 from sageruntime.errors import CheckpointError
 from sageruntime.recovery.checkpoint import Checkpoint
 from sageruntime.recovery.damage import DamagedCheckpoint, newest_intact
 
-# The column `over` is Checkpoint.is_final.
 # How long to wait for another connection that writes.
 _BUSY_SECONDS = 5.0
 
+# The column `over` is Checkpoint.is_final.
 _CHECKPOINTS = """
 CREATE TABLE IF NOT EXISTS checkpoints (
     job TEXT NOT NULL, number INTEGER NOT NULL, taken_at REAL NOT NULL, over INTEGER NOT NULL,
@@ -51,10 +51,7 @@ class SqliteCheckpointStore(Closing):
         self._lock = threading.Lock()
         self._damaged: dict[str, list[int]] = {}
         with self._errors():
-            self._database = sqlite3.connect(
-                self.path, timeout=_BUSY_SECONDS, check_same_thread=False
-            )
-            use_write_ahead_log(self._database, _BUSY_SECONDS)
+            self._database = connect_with_log(self.path, _BUSY_SECONDS)
             self._database.execute(_CHECKPOINTS)
             self._database.execute(_STATES)
 

@@ -6,7 +6,7 @@ import asyncio
 import inspect
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from sageruntime.communication.router import Packet
@@ -61,13 +61,10 @@ class CoroutineInvoker(ConcurrentInvoker):
 
     def call(self, function: Callable[[], Any]) -> Any:
         async def called() -> Any:
-            try:
-                result = function()
-                return await result if inspect.isawaitable(result) else result
-            except (SystemExit, KeyboardInterrupt) as error:  # which end an event loop
-                raise as_exception(error) from error
+            result = function()
+            return await result if inspect.isawaitable(result) else result
 
-        return asyncio.run_coroutine_threadsafe(called(), self._loop).result()
+        return asyncio.run_coroutine_threadsafe(_contained(called()), self._loop).result()
 
     def drop_waiting(self) -> None:
         asyncio.run_coroutine_threadsafe(self._cancel_all(), self._loop).result()
@@ -134,7 +131,7 @@ class CoroutineInvoker(ConcurrentInvoker):
             self._calls.retries.count += 1
 
     async def _results(self, packet: Packet) -> list[Packet]:
-        call = asyncio.ensure_future(self._process(packet))
+        call = asyncio.ensure_future(_contained(self._calls.process(packet)))
         try:
             done, _ = await asyncio.wait((call,), timeout=self._timeout)
         except asyncio.CancelledError:
@@ -151,17 +148,19 @@ class CoroutineInvoker(ConcurrentInvoker):
             )
         return list(iterate_results(call.result(), self._calls.operator))
 
-    async def _process(self, packet: Packet) -> Any:
-        try:
-            return await self._calls.process(packet)
-        except (SystemExit, KeyboardInterrupt) as error:  # which end an event loop
-            raise as_exception(error) from error
-
     async def _cancel_all(self) -> None:
         running = list(self._running)
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
+
+
+async def _contained(call: Awaitable[Any]) -> Any:
+    """What a call gives; an error that would end the event loop becomes another."""
+    try:
+        return await call
+    except (SystemExit, KeyboardInterrupt) as error:
+        raise as_exception(error) from error
 
 
 def _hashable(key: Any) -> Any:

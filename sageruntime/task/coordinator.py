@@ -144,10 +144,7 @@ class Coordinator:
             states = assign_states(self._job, latest, self._tasks)
             self._number = latest.number
             self._is_released = latest.is_final
-            self._logger.warning(
-                "job %s goes on from checkpoint %d of %s",
-                self._job, latest.number, time.strftime("%F %T", time.localtime(latest.taken_at)),
-            )  # fmt: skip
+            self._logger.warning("job %s goes on from %s", self._job, latest)
         for key, task in self._tasks.items():
             task.supervisor = self
             task.watch(self._on_transition)

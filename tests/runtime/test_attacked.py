@@ -214,47 +214,42 @@ def feed(task: LocalTask, errors: list[BaseException]) -> None:
             return
 
 
-@pytest.mark.parametrize("worker_threads", [1, 2])
-def test_who_waits_for_a_packet_gets_no_error_of_the_task(worker_threads: int, tidy: Any) -> None:
-    task = tidy(
-        LocalTask(TaskContext("fed"), OperatorFactory(SlowOrBad), worker_threads=worker_threads)
+@pytest.fixture(params=[1, 2], ids=["one thread", "two lanes"])
+def fed(request: pytest.FixtureRequest, tidy: Any) -> LocalTask:
+    """A running task."""
+    task: LocalTask = tidy(
+        LocalTask(TaskContext("fed"), OperatorFactory(SlowOrBad), worker_threads=request.param)
     )
     task.start_running()
+    return task
+
+
+def test_who_waits_for_a_packet_gets_no_error_of_the_task(fed: LocalTask) -> None:
     errors: list[BaseException] = []
-    feeding = threading.Thread(target=feed, args=(task, errors), daemon=True)
+    feeding = threading.Thread(target=feed, args=(fed, errors), daemon=True)
     feeding.start()
-    task.put_packet(Packet("bad"))
-    assert until(lambda: task.state is TaskState.FAILED)
-    assert isinstance(task.get_report().error, PacketError)
+    fed.put_packet(Packet("bad"))
+    assert until(lambda: fed.state is TaskState.FAILED)
+    assert isinstance(fed.get_report().error, PacketError)
     feeding.join(20)
     assert [type(error) for error in errors] == [TaskStateError]
 
 
-@pytest.mark.parametrize("worker_threads", [1, 2])
-def test_who_waits_for_a_packet_does_not_hold_up_a_stop(worker_threads: int, tidy: Any) -> None:
-    task = tidy(
-        LocalTask(TaskContext("fed"), OperatorFactory(SlowOrBad), worker_threads=worker_threads)
-    )
-    task.start_running()
+def test_who_waits_for_a_packet_does_not_hold_up_a_stop(fed: LocalTask) -> None:
     errors: list[BaseException] = []
-    feeding = threading.Thread(target=feed, args=(task, errors), daemon=True)
+    feeding = threading.Thread(target=feed, args=(fed, errors), daemon=True)
     feeding.start()
     time.sleep(0.05)
-    assert in_other_thread(lambda: task.stop(drain=False, timeout=20))
+    assert in_other_thread(lambda: fed.stop(drain=False, timeout=20))
     feeding.join(20)
     assert [type(error) for error in errors] == [TaskStateError]
 
 
-@pytest.mark.parametrize("worker_threads", [1, 2])
-def test_who_waits_for_a_packet_gets_its_error(worker_threads: int, tidy: Any) -> None:
-    task = tidy(
-        LocalTask(TaskContext("fed"), OperatorFactory(SlowOrBad), worker_threads=worker_threads)
-    )
-    task.start_running()
+def test_who_waits_for_a_packet_gets_its_error(fed: LocalTask) -> None:
     with pytest.raises(PacketError, match="ValueError: bad"):
-        in_other_thread(lambda: task.process_packet(Packet("bad")))
-    in_other_thread(lambda: task.process_packet(Packet("good")))
-    assert task.state is TaskState.RUNNING
+        in_other_thread(lambda: fed.process_packet(Packet("bad")))
+    in_other_thread(lambda: fed.process_packet(Packet("good")))
+    assert fed.state is TaskState.RUNNING
 
 
 def test_a_packet_that_is_not_of_the_queue_has_no_lease_to_release(tidy: Any) -> None:
